@@ -1,0 +1,50 @@
+"""Loss curves, train against validation, as one chart that grows with the run."""
+
+from io import BytesIO
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from callbacks.media import media_folder, publish
+
+
+class LogCurves(Callback):
+    """Chart every metric that is logged for train and for val, over the epochs: ``media/curves.png``."""
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[tuple[int, float]]] = {}  # metric: its (epoch, value)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.media = media_folder(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, value in trainer.callback_metrics.items():
+            self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
+        if trainer.is_global_zero:
+            publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+
+def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
+    """Draw a panel for each ``train/<term>`` that has a ``val/<term>``, from lists of (epoch, value)."""
+    terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
+    terms = [term for term in terms if f"val/{term}" in history]
+    figure = Figure(figsize=(5 * len(terms), 4), layout="constrained", dpi=100)
+    for axes, term in zip(figure.subplots(ncols=len(terms), squeeze=False)[0], terms, strict=True):
+        for stage in ("train", "val"):
+            axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
+        axes.set(title=term, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    png = BytesIO()
+    figure.savefig(png)
+    return Image.open(png)

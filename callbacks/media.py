@@ -1,0 +1,22 @@
+"""Where a run's pictures go: PNG files in its folder, and Weights & Biases."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+
+
+def media_folder(trainer: Trainer) -> Path:
+    """Return the folder of the run's pictures. Every process must ask: they agree on rank zero's."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "media"
+
+
+def publish(image: Image.Image, path: Path, trainer: Trainer, key: str) -> None:
+    """Write an image as PNG, and log it under ``key`` where there is a W&B run. Call it on rank zero only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    last_step = max(trainer.global_step - 1, 0)  # beside the metrics that Lightning logs at the end of an epoch
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [image], step=last_step)

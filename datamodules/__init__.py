@@ -1,0 +1,3 @@
+from datamodules.fruits import FruitsDataModule
+
+__all__ = ["FruitsDataModule"]

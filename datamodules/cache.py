@@ -1,0 +1,36 @@
+"""Where what was computed from the user's files is kept, and how it is computed exactly once."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+
+def cache_folder() -> Path:
+    """Return ``$PIGMENT_CACHE``, or else the system's cache folder for pigment. It can be deleted at any time."""
+    given = os.environ.get("PIGMENT_CACHE")
+    return Path(given) if given else user_cache_path("pigment")
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return ``folder``, filled by ``build`` unless it is there already.
+
+    ``build`` fills an empty folder beside it, which is renamed once complete: however it ends, and
+    however many processes start together, nobody ever sees a half-filled ``folder`` or builds it twice.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):  # freed by the system if its holder dies
+            if not folder.is_dir():
+                partial = folder.with_name(f"{folder.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed builder left
+                partial.mkdir()
+                try:
+                    build(partial)
+                    partial.rename(folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    return folder

@@ -1,0 +1,134 @@
+"""Fruits, or any folder of images, as batches on the device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.cache import build_once, cache_folder
+from datamodules.demo import write_fruits
+from datamodules.store import DataError, ImageStore, Part, open_store
+
+LAYOUT: dict[str, Part] = {"Training": "train", "Test": "val"}  # as Fruits-360 is published
+
+
+class FruitsDataModule(LightningDataModule):
+    """Fruits-360, or any folder of images.
+
+    Batches are RGB images (B, 3, size, size) in [0, 1], on the device: what every model here takes.
+    A folder that holds ``Training`` and ``Test`` is taken as Fruits-360 is published, with ``Test`` for
+    validation and test alike; any other is split 80 / 10 / 10 by the content of its files.
+
+    Args:
+        root: folder of the images; ``kaggle:owner/dataset/folder`` fetches it; None draws demo fruits.
+        size: height and width of every image, in pixels.
+        batch_size: images in a batch, on each device; at least 2.
+        num_workers: processes that read ahead; with 0 the training process reads, which a store is fast enough for.
+        seed: with the epoch it decides the order of the training images.
+
+    Raises:
+        ValueError: if ``batch_size`` is less than 2.
+        DataError: on setup, if ``root`` is not there or holds too few images.
+    """
+
+    def __init__(self, root: str | None, size: int, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise ValueError(f"batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize a single image.")
+        self.save_hyperparameters()
+        self.root, self.size, self.seed = root, size, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def prepare_data(self) -> None:
+        store = self._open_store()
+        if self.root is None:
+            rank_zero_info(
+                "Data: demo fruits, drawn by this program. For real ones set --data.init_args.root to a folder "
+                "of images, or to kaggle:moltean/fruits/fruits-360_100x100/fruits-360 (README, 'Real fruits')."
+            )
+        rank_zero_info(f"Data: {store.summary()}. What became of each file: {store.folder / 'manifest.csv'}")
+
+    def setup(self, stage: str) -> None:
+        self.store = self._open_store()
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        images = self._images("train")
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # also in a single process: its order is a function of seed and epoch, whatever happened before
+        order: DistributedSampler[Tensor] = DistributedSampler(images, replicas, rank, seed=self.seed)
+        # a last batch of one is left out, which in every epoch is another image
+        return self._loader(images, sampler=order, drop_last=len(order) % self.batch_size == 1)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self._images("val"))
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self._images("test" if len(self.store.rows["test"]) else "val"))
+
+    predict_dataloader = test_dataloader
+
+    def on_after_batch_transfer(self, images: Tensor, dataloader_idx: int) -> Tensor:
+        return images.float() / 255  # bytes travel; floats are made on the device
+
+    def _open_store(self) -> ImageStore:
+        if self.root is None:
+            root = build_once(cache_folder() / "demo-fruits", write_fruits)
+        elif self.root.startswith("kaggle:"):
+            root = fetch(self.root)
+        else:
+            root = Path(self.root)
+        published = all((root / folder).is_dir() for folder in LAYOUT)
+        return open_store(root, self.size, LAYOUT if published else None)
+
+    def _images(self, part: Part) -> "Images":
+        images = Images(self.store, part)
+        if len(images) < (2 if part == "train" else 1):
+            raise DataError(
+                f"Of the images in '{self.root}', {len(images)} are for {part}, too few: {self.store.summary()}. "
+                f"Add images, or see what became of them: {self.store.folder / 'manifest.csv'}"
+            )
+        return images
+
+    def _loader(self, images: "Images", **order: Any) -> DataLoader[Tensor]:
+        return DataLoader(
+            images,
+            self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **order,
+        )
+
+
+class Images(Dataset[Tensor]):
+    """The images of one part of a store, each (3, size, size) uint8."""
+
+    def __init__(self, store: ImageStore, part: Part) -> None:
+        self.store, self.rows = store, store.rows[part]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.store.pixels[self.rows[index]].copy())  # torch wants memory it may write
+
+
+def fetch(root: str) -> Path:
+    """Download ``kaggle:owner/dataset/folder``, or find it in Kaggle's own cache, and return the folder."""
+    owner, dataset, *folder = root.removeprefix("kaggle:").split("/")
+    try:
+        import kagglehub
+    except ImportError:
+        raise DataError(
+            f"'{root}' is fetched by kagglehub, which is not installed: .venv/bin/pip install 'kagglehub>=0.3,<2'"
+        ) from None
+    try:
+        return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), *folder)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Kaggle did not give '{root}': {error}. Or download it with a browser, and set root to its folder."
+        ) from error

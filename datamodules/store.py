@@ -1,0 +1,248 @@
+"""A folder of images, judged and decoded once: pixels on disk, and a manifest that says what became of every file."""
+
+import csv
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from datamodules.cache import build_once, cache_folder
+
+FORMAT = 1  # raised when stores that older code built no longer serve
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
+BLOCK = 256  # images in memory at a time while building
+
+Part = Literal["train", "val", "test"]
+
+
+class DataError(ValueError):
+    """The images cannot be used as asked; the message says why and what to do."""
+
+
+class Entry(NamedTuple):
+    """What became of a file: a line of the manifest."""
+
+    path: str  # below the root
+    part: str  # train, val or test; empty where the file's content would decide and cannot be read
+    status: str  # kept; unreadable; or leak: the same bytes stand in an earlier part
+    reason: str  # why it is unreadable
+    duplicate_of: str  # the first file with the same bytes
+
+
+class File(NamedTuple):
+    path: str  # below the root
+    part: Part | None  # None: its content decides
+    num_bytes: int
+    modified: int  # ns
+
+
+class ImageStore:
+    """The kept images of a folder, each a row of uint8 on disk, read on demand.
+
+    Args:
+        folder: built by :func:`open_store`.
+        size: height and width of its images, in pixels.
+
+    Attributes:
+        pixels: (N, 3, size, size) uint8, read-only; a row for each kept file, in the manifest's order.
+        rows: the rows of each part.
+        num_unreadable: files that were dropped because they could not be decoded.
+        num_leaks: files of a later part that were dropped because an earlier part has the same bytes.
+        num_duplicates: files that were kept although another of their part has the same bytes.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        parts = []
+        counts: Counter[str] = Counter()
+        for entry in read_manifest(folder):
+            counts[entry.status] += 1
+            if entry.status == "kept":
+                parts.append(entry.part)
+                counts["duplicate"] += bool(entry.duplicate_of)
+        self.num_unreadable, self.num_leaks = counts["unreadable"], counts["leak"]
+        self.num_duplicates = counts["duplicate"]
+        self.rows = {part: np.flatnonzero(np.array(parts) == part) for part in ("train", "val", "test")}
+        self.pixels: NDArray[np.uint8] = np.memmap(
+            folder / "pixels.uint8", dtype=np.uint8, mode="r", shape=(len(parts), 3, size, size)
+        )
+
+    def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, int]]:
+        return ImageStore, (self.folder, self.size)  # a worker maps the file; pickling the map would copy the pixels
+
+    def summary(self) -> str:
+        """Say in a line how many images there are of each part, and what was found wrong."""
+        parts = ", ".join(f"{len(rows):,} {part}" for part, rows in self.rows.items() if len(rows))
+        found = {
+            "unreadable, left out": self.num_unreadable,
+            "left out because training has them too": self.num_leaks,
+            "exact duplicates, kept": self.num_duplicates,
+        }
+        return "; ".join([parts, *(f"{number:,} {what}" for what, number in found.items() if number)])
+
+
+def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> ImageStore:
+    """Find the store of a folder of images, or build it; the folder itself is only read.
+
+    A store is found again as long as the files' names, sizes and times, and the arguments, stay the same.
+
+    Args:
+        root: searched for images with all its subfolders; links are followed.
+        size: height and width in pixels to which every image is scaled and cropped.
+        layout: the folder below ``root`` of each part; None splits all images 80 / 10 / 10 by a hash of their
+            bytes, so that a file keeps its part whatever is added, and duplicates never fall into two parts.
+
+    Raises:
+        DataError: if ``root`` is not there, no image can be used, or the disk is too small for the store.
+    """
+    if not root.is_dir():
+        raise DataError(f"There is no folder '{root}'. Set data.init_args.root to the folder of your images.")
+    files = [
+        File(path, part, *stamp)
+        for folder, part in (layout.items() if layout else [("", None)])
+        for path, stamp in sorted(find_images(root, folder))
+    ]
+    if not files:
+        where = " or ".join(f"'{root / folder}'" for folder in layout or [""])
+        raise DataError(f"No image in {where}: no file there ends in {', '.join(sorted(SUFFIXES))}.")
+    fingerprint = hashlib.blake2b(repr((FORMAT, size, root.resolve(), files)).encode("utf-8", "surrogateescape"))
+    name = f"{root.resolve().name}-{size}px-{fingerprint.hexdigest()[:16]}"
+    folder = build_once(cache_folder() / name, lambda folder: _build(folder, root, size, files))
+    return ImageStore(folder, size)
+
+
+def read_manifest(folder: Path) -> Iterator[Entry]:
+    """Read what became of every file, ordered by part and path."""
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+        reader = csv.reader(lines)
+        next(reader)
+        yield from map(Entry._make, reader)
+
+
+def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (path below ``root``, (bytes, modification time in ns)) of everything in ``folder`` named like an image.
+
+    A subfolder that cannot be listed, or a link that leads nowhere, is yielded too: the manifest will say why.
+    """
+    seen = set()  # a link may lead back up
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        try:
+            status = os.stat(root / path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(root / path) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            yield path, (0, 0)
+            continue
+        for entry in entries:
+            below = os.path.join(path, entry.name)
+            is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            try:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append(below)
+                elif is_image:
+                    status = entry.stat()
+                    yield below, (status.st_size, status.st_mtime_ns)
+            except OSError:
+                if is_image:
+                    yield below, (0, 0)
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode an image file as a viewer would show it, on white where it is transparent.
+
+    Returns:
+        (3, size, size) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
+
+    Raises:
+        ValueError: if the image is smaller than ``MIN_SIDE`` or its values have no defined range.
+        Exception: whatever Pillow raises on a broken file, of which there are many kinds.
+    """
+    image: Image.Image
+    with Image.open(BytesIO(data)) as image:
+        if min(image.size) < MIN_SIDE:
+            raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
+        image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
+            image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+        if image.mode == "F":
+            raise ValueError("floating-point values, whose range is not known; save it with 8 or 16 bits")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
+    needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{len(files):,} images at {size} px take {needed / 1e9:.1f} GB, but '{folder.parent}' has "
+            f"{free / 1e9:.1f} GB free. Free some, or set PIGMENT_CACHE to a folder on a larger disk."
+        )
+
+    def judge(file: File) -> tuple[bytes, NDArray[np.uint8] | str]:
+        """Return the digest of a file, and its pixels or what is wrong with it."""
+        digest = b""
+        try:
+            data = (root / file.path).read_bytes()
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            return digest, decode(data, size) if data else "empty file"
+        except UnidentifiedImageError:
+            return digest, "not an image of a known format"
+        except OSError as error:
+            return digest, error.strerror or str(error)
+        except Exception as error:  # a damaged file makes Pillow raise nearly anything
+            return digest, str(error) or type(error).__name__
+
+    first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
+    num_kept = 0
+    with (
+        ThreadPool() as pool,
+        tqdm(total=len(files), desc=f"Reading {root.name}", unit="image", unit_scale=True) as progress,
+        (folder / "pixels.uint8").open("wb") as pixels,
+        (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
+    ):
+        manifest = csv.writer(lines)
+        manifest.writerow(Entry._fields)
+        for start in range(0, len(files), BLOCK):
+            block = files[start : start + BLOCK]
+            for file, (digest, image) in zip(block, pool.map(judge, block, chunksize=1), strict=True):
+                part = file.part or (_part_of(digest) if digest else "")
+                if isinstance(image, str):
+                    manifest.writerow(Entry(file.path, part, "unreadable", image, ""))
+                else:
+                    original, original_part = first_with.setdefault(digest, (file.path, part))
+                    status = "kept" if original_part == part else "leak"
+                    manifest.writerow(Entry(file.path, part, status, "", "" if original == file.path else original))
+                    if status == "kept":
+                        pixels.write(image.tobytes())
+                        num_kept += 1
+                progress.update()
+    if not num_kept:
+        reasons = [f"{entry.path}: {entry.reason}" for entry in read_manifest(folder)][:3]
+        raise DataError(f"None of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)}).")
+
+
+def _part_of(digest: bytes) -> Part:
+    tenth = int.from_bytes(digest[:8], "big") % 10
+    return "train" if tenth < 8 else "val" if tenth == 8 else "test"

@@ -1,0 +1,31 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny
+
+from callbacks import LogCurves
+from callbacks.curves import draw_curves
+from train import main
+
+
+def test_curves_are_the_metrics_of_each_epoch(fruits: Path) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=3"))
+    (curves,) = (callback for callback in run.trainer.callbacks if isinstance(callback, LogCurves))
+    with (run.run_folder / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    for name in ("train/loss", "train/reconstruction", "train/kl", "val/loss", "val/reconstruction", "val/kl"):
+        logged = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+        assert np.array(curves.history[name]) == pytest.approx(np.array(logged))
+        assert [epoch for epoch, _ in logged] == [0, 1, 2]
+    assert (run.run_folder / "media" / "curves.png").stat().st_size > 5000
+
+
+def test_each_term_has_a_panel_with_two_lines() -> None:
+    falling, rising = [(0, 3.0), (1, 1.0)], [(0, 1.0), (1, 3.0)]
+    one = draw_curves({"train/loss": falling, "val/loss": rising, "train/loss_step": falling})
+    two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": falling, "val/kl": rising})
+    assert two.size == (2 * one.width, one.height)
+    colors = {tuple(color) for color in np.asarray(one.convert("RGB")).reshape(-1, 3)}
+    assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines

@@ -1,0 +1,109 @@
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_ball
+from torch import Tensor
+
+from datamodules import FruitsDataModule, demo
+from datamodules.store import DataError
+
+
+def load(root: Path | str | None, *, batch_size: int = 4, stage: str = "fit", seed: int = 0) -> FruitsDataModule:
+    data = FruitsDataModule(str(root) if root else None, size=16, batch_size=batch_size, seed=seed)
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def sizes(batches: Sequence[Tensor]) -> list[int]:
+    return [len(batch) for batch in batches]
+
+
+def test_fruits_360_is_split_as_published(fruits: Path) -> None:
+    data = load(fruits)
+    assert sizes(list(data.train_dataloader())) == [4, 4, 4, 2]
+    assert sizes(list(data.val_dataloader())) == sizes(list(data.test_dataloader())) == [4, 3]
+    expected = {path.relative_to(fruits).parts[0] for path in fruits.rglob("*.jpg")}
+    assert expected == {"Training", "Test"}
+
+
+def test_batches_are_rgb_in_0_to_1_once_they_are_on_the_device(fruits: Path) -> None:
+    data = load(fruits)
+    batch = next(iter(data.val_dataloader()))
+    assert (batch.shape, batch.dtype) == ((4, 3, 16, 16), torch.uint8)
+    images = data.on_after_batch_transfer(batch, 0)
+    assert images.dtype == torch.float32
+    assert torch.equal((images * 255).round().to(torch.uint8), batch)
+    assert images[:, :, 0, 0].min() > 0.95  # the corner is white
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(fruits: Path) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        loader = load(fruits, seed=seed).train_dataloader()
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        return list(loader.sampler)
+
+    assert order(0, 3) == order(0, 3)
+    assert sorted(order(0, 3)) == list(range(14))
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+
+
+def test_a_last_batch_of_one_is_left_out_of_training_only(fruits: Path) -> None:
+    write_ball(fruits / "Training" / "Lime" / "more.jpg", radius=7, color=(0, 0, 0))
+    data = load(fruits, batch_size=7)
+    assert sizes(list(data.train_dataloader())) == [7, 7]
+    data = load(fruits, batch_size=6)
+    assert sizes(list(data.train_dataloader())) == [6, 6, 3]
+    assert sizes(list(data.val_dataloader())) == [6, 1]
+
+
+def test_a_batch_size_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size is 1, needs 2 or more"):
+        FruitsDataModule(None, size=16, batch_size=1)
+
+
+def test_any_other_folder_is_split_by_content(tmp_path: Path) -> None:
+    for index in range(60):
+        write_ball(tmp_path / "my fruit" / f"{index}.jpg", radius=1 + 0.1 * index, color=(index, 4 * index, 100))
+    data = load(tmp_path / "my fruit", batch_size=60)
+    (train,), (val,), (test,) = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert len(train) + len(val) + len(test) == 60
+    assert min(len(train), len(val), len(test)) > 0
+    assert len(torch.cat([train, val, test]).flatten(1).unique(dim=0)) == 60
+
+
+def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
+    write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(0, 0, 0))
+    data = load(tmp_path / "one")
+    with pytest.raises(DataError, match=r"too few: 1 (train|val|test)\. Add images, or see .*manifest\.csv"):
+        list(data.train_dataloader()) + list(data.val_dataloader())
+
+
+def test_without_a_root_demo_fruits_are_drawn_once_and_said_to_be_such(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 2, "Test": 1})
+    data = load(None)
+    assert len(data.train_dataloader().dataset) == 2 * len(demo.FRUITS)
+    (line,) = [line for line in caplog.messages if "demo fruits" in line]
+    assert "--data.init_args.root" in line
+    assert capsys.readouterr().err.count("Drawing") > 0
+    load(None)
+    assert "Drawing" not in capsys.readouterr().err
+
+
+def test_kaggle_without_kagglehub_says_what_to_install() -> None:
+    with pytest.raises(DataError, match=r"kagglehub, which is not installed: .venv/bin/pip install 'kagglehub"):
+        load("kaggle:moltean/fruits/fruits-360_100x100/fruits-360")
+
+
+def test_a_worker_gets_the_stores_place_and_not_its_pixels(fruits: Path) -> None:
+    images = load(fruits).val_dataloader().dataset
+    copied = pickle.loads(pickle.dumps(images))
+    assert len(pickle.dumps(images)) < 2000 < images.store.pixels.nbytes
+    assert np.array_equal(copied.store.pixels, images.store.pixels)

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from PIL import Image
+
+from callbacks import LogReconstructions, LogSamples
+from callbacks.images import COLUMNS, MARGIN, film_strip
+from train import PigmentCLI, main
+from vae import ConvVAE
+
+CELL = 16 + MARGIN
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def cells(picture: np.ndarray) -> np.ndarray:
+    """(rows, columns, 16, 16, 3) out of a grid."""
+    rows, columns = (side // CELL for side in picture.shape[:2])
+    inner = [[picture[r * CELL + MARGIN :, c * CELL + MARGIN :][:16, :16] for c in range(columns)] for r in range(rows)]
+    return np.array(inner)
+
+
+@pytest.fixture
+def run(fruits: Path) -> PigmentCLI:
+    return main(tiny("fit", fruits, "--trainer.max_epochs=3"))
+
+
+def test_the_same_validation_images_stand_over_their_reconstructions(run: PigmentCLI) -> None:
+    pictures = [cells(read(run.run_folder / "media" / "reconstructions" / f"epoch_000{n}.png")) for n in range(3)]
+    run.datamodule.setup("validate")
+    images = torch.stack(list(run.datamodule.val_dataloader().dataset))  # fewer than a row takes: all of them
+    for picture in pictures:
+        assert (picture[0] == images.permute(0, 2, 3, 1).numpy()).all()
+    reconstructed = run.model.reconstruct(images / 255).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    assert np.abs(pictures[-1][1].astype(int) - reconstructed).max() <= 1
+    assert not (pictures[0][1] == pictures[1][1]).all()
+
+
+def test_samples_are_the_same_latents_decoded_anew(run: PigmentCLI) -> None:
+    pictures = [cells(read(run.run_folder / "media" / "samples" / f"epoch_000{number}.png")) for number in range(3)]
+    assert pictures[0].shape == (4, COLUMNS, 16, 16, 3)
+    expected = run.model.sample(4 * COLUMNS, seed=0).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    assert np.abs(pictures[-1].reshape(expected.shape).astype(int) - expected).max() <= 1
+    assert not (pictures[0] == pictures[1]).all()
+
+
+def test_film_strips_have_a_row_for_each_epoch(run: PigmentCLI) -> None:
+    media = run.run_folder / "media"
+    for name, film_row in {"reconstructions": 1, "samples": 0}.items():
+        grids = [read(media / name / f"epoch_000{number}.png") for number in range(3)]
+        strip = read(media / f"{name}.png")[:, -grids[0].shape[1] :]
+        assert len(strip) == (film_row + 3) * CELL + MARGIN
+        for number, picture in enumerate(grids, start=film_row):
+            row = picture[film_row * CELL : (film_row + 1) * CELL]
+            assert (strip[number * CELL : (number + 1) * CELL] == row).all()
+    originals = read(media / "reconstructions" / "epoch_0000.png")[:CELL]
+    assert (read(media / "reconstructions.png")[:CELL, -originals.shape[1] :] == originals).all()
+
+
+def test_a_long_film_is_thinned_evenly(tmp_path: Path) -> None:
+    paths = [tmp_path / f"epoch_{number:04d}.png" for number in range(100)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (50, 2 * 20 + MARGIN), (number, 0, 0)).save(path)
+    strip = np.asarray(film_strip(paths, num_rows=2, film_row=0))
+    shown = strip[10:-MARGIN:20, -1, 0].tolist()
+    assert shown == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
+
+
+def test_callbacks_watch_without_touching(fruits: Path) -> None:
+    watched = main(tiny("fit", fruits))
+    alone = main(tiny("fit", fruits, "--trainer.callbacks=[]", "--trainer.logger=false"))
+    assert any(isinstance(callback, LogReconstructions) for callback in watched.trainer.callbacks)
+    assert not any(isinstance(callback, LogReconstructions | LogSamples) for callback in alone.trainer.callbacks)
+    expected = alone.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in watched.model.state_dict().items())
+
+
+def test_predict_draws_every_image_beside_its_reconstruction(fruits: Path) -> None:
+    run = main(tiny("fit", fruits))
+    checkpoint = run.run_folder / "checkpoints" / "last.ckpt"
+    predicted = main(tiny("predict", fruits, f"--ckpt_path={checkpoint}"))
+    pictures = sorted((predicted.run_folder / "media" / "predictions").glob("*.png"))
+    assert [path.name for path in pictures] == ["batch_0000_rank_0.png", "batch_0001_rank_0.png"]
+    model = ConvVAE.load_from_checkpoint(checkpoint)
+    predicted.datamodule.setup("predict")
+    image = predicted.datamodule.test_dataloader().dataset[0]
+    pair = torch.cat([image / 255, model.reconstruct(image[None] / 255)[0]], dim=-1).mul(255).byte()
+    shown = read(pictures[0])[MARGIN : MARGIN + 16, MARGIN : MARGIN + 32]
+    assert np.abs(shown.astype(int) - pair.permute(1, 2, 0).numpy()).max() <= 1

@@ -1,0 +1,294 @@
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import zlib
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.store import DataError, Entry, decode, open_store, read_manifest
+
+GRADIENT = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray = GRADIENT, mode: str = "RGB", **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+def manifest(root: Path) -> dict[str, Entry]:
+    return {entry.path: entry for entry in read_manifest(open_store(root, 16, None).folder)}
+
+
+def test_pixels_are_the_files_in_the_manifests_order(tmp_path: Path) -> None:
+    for name, value in {"b.png": 100, "a/2.png": 50, "a/1.png": 200}.items():
+        save(tmp_path / "in" / name, np.full((16, 16, 3), (value, 0, 255), np.uint8))
+    store = open_store(tmp_path / "in", 16, None)
+    assert [entry.path for entry in read_manifest(store.folder)] == ["a/1.png", "a/2.png", "b.png"]
+    assert store.pixels.shape == (3, 3, 16, 16)
+    assert store.pixels[:, :, 3, 5].tolist() == [[200, 0, 255], [50, 0, 255], [100, 0, 255]]
+
+
+# What a viewer shows of each: the top left and the bottom right corner of GRADIENT, as it went in.
+WELL_FORMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rgb.png": ("RGB", {}),
+    "gray.png": ("L", {}),
+    "palette.png": ("P", {}),
+    "gray with alpha.png": ("LA", {}),
+    "rgb with alpha.png": ("RGBA", {}),
+    "cmyk.jpg": ("CMYK", {"quality": 100, "subsampling": 0}),
+    "cmyk.tif": ("CMYK", {}),
+    "a webp called.jpg": ("RGB", {"format": "WEBP", "lossless": True}),
+    "a gif.gif": ("P", {}),
+    "UPPER CASE.JPG": ("RGB", {"quality": 100, "subsampling": 0, "format": "JPEG"}),
+    "Äpfel 苹果 תפוח.png": ("RGB", {}),
+}
+
+
+@pytest.mark.parametrize("name", WELL_FORMED)
+def test_every_kind_of_image_is_read_as_a_viewer_shows_it(name: str, tmp_path: Path) -> None:
+    mode, options = WELL_FORMED[name]
+    path = save(tmp_path / "in" / name, mode=mode, **options)
+    assert manifest(tmp_path / "in")[name].status == "kept"
+    expected = np.asarray(Image.fromarray(GRADIENT).convert("L" if "gray" in name else "RGB").convert("RGB"))
+    got = decode(path.read_bytes(), 16).transpose(1, 2, 0)
+    assert np.abs(got.astype(int) - expected).mean() < (15 if mode == "P" else 6)  # a palette is coarse
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    got = decode(save_as_is(tmp_path / "16.png", values).read_bytes(), 16)
+    assert np.abs(got[0] - values / 257).max() <= 1
+    assert (got[0] == got[1]).all()
+
+
+def test_floats_have_no_range_to_scale(tmp_path: Path) -> None:
+    data = save_as_is(tmp_path / "float.tif", np.zeros((16, 16), np.float32)).read_bytes()
+    with pytest.raises(ValueError, match="floating-point"):
+        decode(data, 16)
+
+
+def save_as_is(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_exif_rotation_is_undone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
+    upright = np.rot90(GRADIENT, -1)
+    data = save(tmp_path / "turned.png", exif=exif).read_bytes()
+    assert (decode(data, 16).transpose(1, 2, 0) == upright).all()
+
+
+def test_transparency_is_laid_on_white() -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (16, 16), (255, 0, 0, 128)).save(file, "PNG")
+    assert decode(file.getvalue(), 16)[:, 0, 0].tolist() == [255, 127, 127]
+
+
+def test_proportions_are_kept_and_the_center_is_cropped(tmp_path: Path) -> None:
+    wide = np.zeros((16, 64, 3), np.uint8)
+    wide[:, 24:40] = 255
+    assert decode(save(tmp_path / "wide.png", wide).read_bytes(), 16).min() == 255
+
+
+def bomb() -> bytes:
+    """A 20,000 x 20,000 PNG of a few bytes: its header promises what never comes."""
+    file = io.BytesIO()
+    Image.new("1", (16, 16)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+def test_bad_files_are_named_with_their_reason_and_the_rest_is_used(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    whole = save(root / "whole.jpg", np.tile(GRADIENT, (4, 4, 1))).read_bytes()
+    (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "text.jpg").write_text("I am not an image")
+    (root / "bomb.png").write_bytes(bomb())
+    save(root / "one pixel.png", np.zeros((1, 1, 3), np.uint8))
+    (root / "dangling.png").symlink_to("nowhere.png")
+    (root / "itself.png").symlink_to("itself.png")
+    (root / "folder.png").mkdir()
+    (root / "notes.txt").write_text("no image, and not named like one")
+    (root / ".hidden.png").write_text("nor is this")
+    entries = manifest(root)
+    reasons = {
+        "truncated.jpg": "truncated",
+        "empty.jpg": "empty file",
+        "text.jpg": "not an image",
+        "bomb.png": "decompression bomb",
+        "one pixel.png": "1 x 1 pixels",
+        "dangling.png": "no such file",
+        "itself.png": "symbolic links",
+    }
+    assert set(entries) == {"whole.jpg", *reasons}
+    assert entries.pop("whole.jpg").status == "kept"
+    assert {path: entry.status for path, entry in entries.items()} == dict.fromkeys(reasons, "unreadable")
+    assert [path for path, entry in entries.items() if reasons[path] not in entry.reason.lower()] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither these permissions nor seteuid")
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root / "whole.png")
+    save(root / "secret.png").chmod(0)
+    save(root / "closed" / "in.png").parent.chmod(0)
+    is_root = os.geteuid() == 0  # whom permissions do not stop
+    try:
+        if is_root:
+            for folder in (tmp_path, *tmp_path.parents[:2]):
+                folder.chmod(0o777)
+            os.seteuid(65534)
+        entries = manifest(root)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (root / "closed").chmod(0o700)
+    assert entries["whole.png"].status == "kept"
+    assert entries["secret.png"].reason == entries["closed"].reason == "Permission denied"
+
+
+def test_loops_of_links_end_and_links_are_followed(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "linked.png")
+    save(tmp_path / "in" / "own.png", GRADIENT[::-1])
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "other").symlink_to(tmp_path / "elsewhere")
+    assert set(manifest(tmp_path / "in")) == {"own.png", os.path.join("other", "linked.png")}
+
+
+def test_copies_are_named_and_leaks_into_a_later_part_are_dropped(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("train/a.png", "train/b.png", "val/c.png"):
+        save(root / name)
+    save(root / "val/d.png", GRADIENT[::-1])
+    store = open_store(root, 16, {"train": "train", "val": "val"})
+    assert list(read_manifest(store.folder)) == [
+        ("train/a.png", "train", "kept", "", ""),
+        ("train/b.png", "train", "kept", "", "train/a.png"),
+        ("val/c.png", "val", "leak", "", "train/a.png"),
+        ("val/d.png", "val", "kept", "", ""),
+    ]
+    assert {part: rows.tolist() for part, rows in store.rows.items()} == {"train": [0, 1], "val": [2], "test": []}
+    assert store.summary() == "2 train, 1 val; 1 left out because training has them too; 1 exact duplicates, kept"
+
+
+def test_a_plain_folder_is_split_by_content(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        save(tmp_path / "in" / f"{number}.png", image)
+    before = manifest(tmp_path / "in")
+    for number in range(0, 200, 2):  # other names and fewer files: the rest keeps its part
+        (tmp_path / "in" / f"{number}.png").unlink()
+        (tmp_path / "in" / f"{number + 1}.png").rename(tmp_path / "in" / f"renamed {number}.png")
+    after = manifest(tmp_path / "in")
+    assert {path: entry.part for path, entry in after.items()} == {
+        f"renamed {number}.png": before[f"{number + 1}.png"].part for number in range(0, 200, 2)
+    }
+    sizes = [sum(entry.part == part for entry in before.values()) for part in ("train", "val", "test")]
+    assert np.abs(np.array(sizes) - [160, 20, 20]).max() < 20
+
+
+def test_a_store_is_found_again_until_a_file_changes(tmp_path: Path) -> None:
+    path = save(tmp_path / "in" / "a.png")
+    first = open_store(tmp_path / "in", 16, None)
+    built = (first.folder / "pixels.uint8").stat().st_mtime_ns
+    again = open_store(tmp_path / "in", 16, None)
+    assert (again.folder, (again.folder / "pixels.uint8").stat().st_mtime_ns) == (first.folder, built)
+    assert open_store(tmp_path / "in", 8, None).pixels.shape == (1, 3, 8, 8)
+
+    save(path, GRADIENT[::-1])
+    changed = open_store(tmp_path / "in", 16, None)
+    assert (changed.pixels[0].transpose(1, 2, 0) == GRADIENT[::-1]).all()
+    save(tmp_path / "in" / "b.png", 255 - GRADIENT)
+    assert len(open_store(tmp_path / "in", 16, None).pixels) == 2
+
+
+def test_the_users_folder_is_left_as_it_was(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "sub" / "a.png")
+    (tmp_path / "in" / "bad.png").write_text("bad")
+
+    def look() -> list[tuple[Path, int, int]]:
+        return sorted((path, path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "in").rglob("*"))
+
+    before = look()
+    open_store(tmp_path / "in", 16, None)
+    assert look() == before
+
+
+def build_in_background(root: Path, log: Path) -> BaseProcess:
+    def build() -> None:
+        with log.open("w") as sys.stderr:
+            open_store(root, 64, None)
+
+    process = multiprocessing.get_context("fork").Process(target=build)
+    process.start()
+    return process
+
+
+def save_noise(root: Path, number: int) -> None:
+    for index in range(number):
+        save(root / f"{index}.png", np.random.default_rng(index).integers(0, 256, (200, 200, 3), np.uint8))
+
+
+def test_of_processes_that_start_together_one_builds(tmp_path: Path) -> None:
+    save_noise(tmp_path / "in", 40)
+    logs = [tmp_path / f"log {number}" for number in range(3)]
+    builders = [build_in_background(tmp_path / "in", log) for log in logs]
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    assert sum("Reading in" in log.read_text() for log in logs) == 1
+    assert len(list((tmp_path / "cache").glob("*/manifest.csv"))) == 1
+
+
+def test_what_a_killed_builder_left_is_built_anew(tmp_path: Path) -> None:
+    save_noise(tmp_path / "in", 300)  # more than a block, so that it is killed between two
+    builder = build_in_background(tmp_path / "in", tmp_path / "log")
+    partial: list[Path] = []
+    while builder.is_alive() and not partial:
+        partial = list((tmp_path / "cache").glob("*.partial/manifest.csv"))
+    builder.kill()
+    builder.join()
+    assert partial
+    assert builder.exitcode == -signal.SIGKILL
+    assert len(open_store(tmp_path / "in", 64, None).pixels) == 300
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder '.*nowhere'. Set data.init_args.root"):
+        open_store(tmp_path / "nowhere", 16, None)
+
+
+def test_a_root_without_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match=r"No image in '.*in': no file there ends in \.bmp, \.gif"):
+        open_store(tmp_path / "in", 16, None)
+
+
+def test_a_root_of_bad_images_alone(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"None of the 1 images in .* can be used \(a.png: empty file\)"):
+        open_store(tmp_path / "in", 16, None)
+    assert not list((tmp_path / "cache").glob("*/manifest.csv"))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(DataError, match=r"1 images at 16 px take 0.0 GB, but .* has 0.0 GB free. .*PIGMENT_CACHE"):
+        open_store(tmp_path / "in", 16, None)

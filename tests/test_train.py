@@ -1,0 +1,249 @@
+import csv
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CONFIGS, tiny
+from PIL import Image
+
+import train
+from datamodules import demo
+from train import main
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_run_leaves_everything_in_one_folder_and_says_where(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = main(tiny("fit", fruits))
+    assert [path.name for path in Path("runs").iterdir()] == [run.run_folder.name]
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run.run_folder.name)
+    found = {path.name for path in run.run_folder.iterdir()}
+    assert {"config.yaml", "checkpoints", "media", "metrics.csv", "wandb"} <= found
+    said = capfd.readouterr().out
+    for path in re.findall(r"runs/\S+\b", said[said.index("Run  ") :]):
+        assert Path(path.rstrip(",")).exists(), path
+    assert re.search(r"Best +runs/.*/best-epoch\d+.ckpt, val/loss [\d.]+\n", said)
+    assert re.search(r"W&B +wandb sync runs/.*/wandb/offline-run-\S+\n", said)
+
+
+def test_two_checkpoints_are_kept_the_best_and_the_truly_last(fruits: Path) -> None:
+    # a learning rate at which the loss soon rises again
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=5", "--model.init_args.lr=0.5"))
+    losses = [float(row["val/loss"]) for row in metrics(run.run_folder) if row["val/loss"]]
+    best = int(np.argmin(losses))
+    assert best != 4
+    checkpoints = run.run_folder / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {f"best-epoch{best:03d}.ckpt", "last.ckpt"}
+    for name, epoch in {f"best-epoch{best:03d}.ckpt": best, "last.ckpt": 4}.items():
+        checkpoint = torch.load(checkpoints / name, weights_only=True)
+        assert (checkpoint["epoch"], checkpoint["global_step"]) == (epoch, 4 * (epoch + 1))
+    last = torch.load(checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, last[name]) for name, tensor in run.model.state_dict().items())
+
+
+def test_a_runs_own_config_repeats_it(fruits: Path) -> None:
+    first = main(tiny("fit", fruits, "--seed_everything=7"))
+    again = main(["fit", f"--config={first.run_folder / 'config.yaml'}"])
+    assert again.run_folder != first.run_folder
+    expected = first.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
+    assert metrics(again.run_folder) == metrics(first.run_folder)
+
+
+def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All that an offline run holds, by type of record, as W&B's own tool reads it."""
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    records: dict[str, list[dict[str, Any]]] = {"folder": [{"path": run / "files"}]}
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        record = json.loads(line)
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def test_weights_and_biases_holds_what_the_run_folder_holds(fruits: Path) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=3"))
+    records = read_wandb(run.run_folder)
+    history = [record["item"] for record in records["history"]]
+
+    for row in metrics(run.run_folder):
+        for name in row.keys() - {"epoch", "step"}:
+            if row[name]:
+                logged = [
+                    item[name] for item in history if item["trainer/global_step"] == int(row["step"]) and name in item
+                ]
+                assert logged == [pytest.approx(float(row[name]))], name
+    steps = [item["trainer/global_step"] for item in history]
+    assert steps == sorted(steps)
+
+    expected = {"reconstructions": [3, 7, 11], "samples": [3, 7, 11], "curves": [3, 7, 11]}
+    expected |= {"film/reconstructions": [11], "film/samples": [11]}
+    for key, at in expected.items():
+        items = [item for item in history if f"{key}.filenames" in item]
+        assert [item["trainer/global_step"] for item in items] == at
+        files = [records["folder"][0]["path"] / item[f"{key}.filenames"][0] for item in items]
+        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        assert [picture.std() > 10 and picture.mean() > 10 for picture in pictures] == [True] * len(at)  # not black
+        assert len({picture.tobytes() for picture in pictures}) == len(at)  # nor frozen
+
+    (run_record, *_) = (record for record in records["run"] if "display_name" in record or "run_id" in record)
+    assert run_record["run_id"] == run.run_folder.name
+    config = [update for record in records["config"] for update in record["update"] if "config" in record["update"]]
+    saved = yaml.safe_load((run.run_folder / "config.yaml").read_text())
+    logged_config = next(record["update"]["config"] for record in records["config"] if "config" in record["update"])
+    assert config
+    assert logged_config["model"] == saved["model"]
+    assert logged_config["trainer"]["max_epochs"] == 3
+
+
+def test_a_run_on_demo_images_is_tagged(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 1, "Test": 1})
+    tags = []
+    for root in ("null", str(fruits)):
+        run = main(tiny("fit", Path(root), "--trainer.max_epochs=1"))
+        tags.append([tag for record in read_wandb(run.run_folder)["run"] for tag in record.get("tags", [])])
+    assert tags == [["demo"], []]
+
+
+def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
+    run = main(tiny("fit", fruits))
+    last = f"--ckpt_path={run.run_folder / 'checkpoints' / 'last.ckpt'}"
+    validated = main(tiny("validate", fruits, last)).trainer.callback_metrics
+    (expected,) = [row for row in metrics(run.run_folder) if row["val/loss"] and row["epoch"] == "1"]
+    assert validated["val/loss"].item() == pytest.approx(float(expected["val/loss"]))
+
+    tested = main(tiny("test", fruits, last)).trainer.callback_metrics
+    assert tested["test/loss"].item() == pytest.approx(validated["val/loss"].item())
+    run.datamodule.setup("test")
+    images = torch.stack(list(run.datamodule.test_dataloader().dataset)) / 255
+    error = (run.model.reconstruct(images) - images).square().mean(dim=(1, 2, 3))
+    assert tested["test/psnr"].item() == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-4)
+    assert 0 < tested["test/ssim"].item() < 1
+
+
+def test_ckpt_path_last_is_the_newest_run(fruits: Path) -> None:
+    main(tiny("fit", fruits))
+    newest = main(tiny("fit", fruits, "--seed_everything=1"))
+    validated = main(tiny("validate", fruits, "--ckpt_path=last"))
+    expected = newest.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
+
+
+@pytest.fixture
+def refused(fruits: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run train.py, which must end with status 2, and return the one to three lines that it says."""
+
+    def run(stage: str, *more: str) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(tiny(stage, fruits, *more))
+        assert stop.value.code == 2
+        said = capfd.readouterr().err
+        lines = said[said.index("error: ") :].splitlines()
+        assert len(lines) <= 3
+        return "\n".join(lines)
+
+    return run
+
+
+def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
+    assert "no folder 'nowhere'" in refused("fit", "--data.init_args.root=nowhere")
+    assert "multiple of 4, got 18. Set data.init_args.size to 16" in refused("fit", "--data.init_args.size=18")
+    assert "batch_size is 1" in refused("fit", "--data.init_args.batch_size=1")
+    assert "max_epochs" in refused("fit", "--trainer.max_epoch=3")
+    assert "image_size" in refused("fit", "--model.init_args.image_size=32")
+    assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
+    assert "there is no checkpoint 'last'" in refused("fit", "--ckpt_path=last")
+    assert not list(Path().glob("runs/*/*"))  # and leave nothing behind
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_a_gpu_that_is_not_there_is_missed(refused: Callable[..., str]) -> None:
+    assert "gpu" in refused("fit", "--trainer.accelerator=gpu").lower()
+
+
+def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refused: Callable[..., str]) -> None:
+    run = main(tiny("fit", fruits))
+    last = f"--ckpt_path={run.run_folder / 'checkpoints' / 'last.ckpt'}"
+    for stage in ("fit", "test"):
+        said = refused(stage, last, "--model.init_args.lr=0.5")
+        assert "model.init_args.lr is 0.5, but 0.001 in 'runs/" in said
+    assert "latent_dim is 8, but 4" in refused("fit", last, "--model.init_args.latent_dim=8")
+    assert "image_size is 32, but 16" in refused("fit", last, "--data.init_args.size=32")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"hyper_parameters": {}, "payload": Payload()}, tmp_path / "evil.ckpt")
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "evil.ckpt").read_bytes()[:200])
+    for name in ("evil.ckpt", "half.ckpt"):
+        assert "not a whole checkpoint" in refused("test", f"--ckpt_path={tmp_path / name}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_precision_is_float32_where_bfloat16_is_only_emulated(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*tiny("fit", fruits, "--trainer.max_epochs=1"), "--trainer.precision=bf16-mixed"]
+    for has, expected in {True: "bf16-mixed", False: "32-true"}.items():
+        monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator, has=has: has)
+        run = main(arguments)
+        assert run.trainer.precision == expected
+        assert yaml.safe_load((run.run_folder / "config.yaml").read_text())["trainer"]["precision"] == expected
+
+
+def test_a_server_that_does_not_answer_costs_seconds_and_no_run(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    (line,) = [line for line in caplog.messages if line.startswith("W&B: offline")]
+    assert f"wandb sync {run.run_folder}/wandb/offline-run-*" in line
+    assert any("val/loss" in record["item"] for record in read_wandb(run.run_folder)["history"])
+
+
+def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(tmp_path: Path) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):
+            os.environ.pop(name, None)
+        os.environ["HOME"] = str(tmp_path)
+        (tmp_path / "answer").write_text(str(train.go_offline(tmp_path)))
+        os._exit(0)
+    deadline = time.monotonic() + 20
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+        time.sleep(0.05)
+    os.close(terminal)
+    assert (tmp_path / "answer").read_text() == "True"
+
+
+def test_every_command_has_the_shared_defaults() -> None:
+    defaults = yaml.safe_load((CONFIGS / "defaults.yaml").read_text())
+    printed = subprocess.run(
+        [sys.executable, train.__file__, "test", f"--config={CONFIGS / 'vae.yaml'}", "--print_config"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert yaml.safe_load(printed)["trainer"]["precision"] == defaults["trainer"]["precision"]

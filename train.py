@@ -1,0 +1,164 @@
+"""Train, validate, test or use any model here: python train.py fit --config configs/vae.yaml"""
+
+import os
+import pickle
+import secrets
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from cli import StrictParser
+from datamodules.store import DataError
+
+DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
+QUIET = (  # warnings that tell the user nothing
+    "Experiment logs directory .* exists",  # holds config.yaml by then, but no metrics
+    "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
+    "Precision bf16-mixed is not supported by the model summary",  # it counts float32, which the weights are
+    "The .* does not have many workers",  # a store needs none
+    "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Store the resolved config, defaults and overrides included, in the run's folder and in W&B."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({"config": self.config.as_dict()})
+
+
+class PigmentCLI(LightningCLI):
+    """Lightning's command line, where every run has a folder of its own: <trainer.default_root_dir>/<run id>/."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.size", "model.init_args.image_size")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":  # which has no use for what ModelCheckpoint cannot restore into another folder
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.run_folder = Path(config.trainer.default_root_dir, run_id)
+        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        for logger in (logger for logger in loggers if isinstance(logger, Namespace)):
+            logger.init_args.save_dir = str(self.run_folder)
+            if logger.class_path.endswith("WandbLogger"):
+                tags = ["demo"] if config.data.init_args.root is None else []
+                logger.init_args.version = run_id
+                logger.dict_kwargs = {"job_type": self.subcommand, "tags": tags}
+                logger.init_args.offline = go_offline(self.run_folder)
+        if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
+            rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
+            config.trainer.precision = "32-true"
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:  # constructors check what the config says
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        lines = [f"Run       {self.run_folder}"]
+        for checkpoint in self.trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:
+                score = f"{checkpoint.monitor} {checkpoint.best_model_score:.5g}"
+                lines.append(f"Best      {checkpoint.best_model_path}, {score}")
+            elif isinstance(checkpoint, ModelCheckpoint):
+                lines.append(f"Last      {checkpoint.best_model_path}")
+        lines.append(f"Pictures  {self.run_folder / 'media'}")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                run = logger.experiment
+                lines.append(f"W&B       {run.url or f'wandb sync {Path(run.dir).parent}'}")
+        print("\n".join(lines))
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse a config that contradicts the checkpoint, where Lightning would let the checkpoint win in silence."""
+        config = self.config[self.config.subcommand]
+        if config.ckpt_path is None:
+            return
+        if config.ckpt_path == "last":
+            saved = Path(config.trainer.default_root_dir).glob("*/checkpoints/last.ckpt")
+            config.ckpt_path = str(max(saved, key=os.path.getmtime, default="last"))
+        try:
+            checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+        except FileNotFoundError:
+            self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
+        except (RuntimeError, pickle.UnpicklingError) as error:
+            self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint: {error}")
+        for name, value in checkpoint["hyper_parameters"].items():
+            given = config.model.init_args.get(name, value)
+            if given != value:
+                self.parser.error(
+                    f"model.init_args.{name} is {given}, but {value} in '{config.ckpt_path}'. "
+                    f"Go on with {value}, or leave --ckpt_path out to start anew."
+                )
+
+
+def computes_bfloat16(accelerator: str) -> bool:
+    """Whether the hardware that training will run on computes bfloat16 itself."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@rank_zero_only
+def go_offline(folder: Path) -> bool:
+    """Whether W&B can only write to ``folder``; if so, say why and how to upload the run later."""
+    import wandb  # not before it is needed: it takes most of a second
+
+    mode = wandb.setup().settings.mode
+    if mode in ("disabled", "shared"):
+        return False
+    try:
+        # without prompt=False it would ask on a terminal; it also finds out whether the server answers
+        reason = None if mode == "online" and wandb.login(prompt=False) else "nobody is logged in"
+    except wandb.Error as error:
+        reason = str(error)
+    if reason:
+        os.environ["WANDB_SILENT"] = "true"  # what it would say in many lines is said in this one
+        rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
+    return reason is not None
+
+
+def main(args: ArgsType = None) -> PigmentCLI:
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    stages = ("fit", "validate", "test", "predict")
+    try:
+        cli = PigmentCLI(
+            save_config_callback=SaveConfig,
+            parser_class=StrictParser,
+            parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in stages},
+            args=args,
+        )
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    for logger in cli.trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # or the next call in this process would go on with it
+    return cli
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from vae.vae import ConvVAE
+
+__all__ = ["ConvVAE"]
