@@ -56,10 +56,13 @@ class PigmentCLI(LightningCLI):
         for logger in (logger for logger in loggers if isinstance(logger, Namespace)):
             logger.init_args.save_dir = str(self.run_folder)
             if logger.class_path.endswith("WandbLogger"):
-                tags = ["demo"] if config.data.init_args.root is None else []
+                logger.init_args.save_dir = str(
+                    self.run_folder.absolute()
+                )  # its service has a working folder of its own
                 logger.init_args.version = run_id
-                logger.dict_kwargs = {"job_type": self.subcommand, "tags": tags}
                 logger.init_args.offline = go_offline(self.run_folder)
+                tags = ["demo"] if config.data.init_args.root is None else []
+                logger.dict_kwargs = {"job_type": self.subcommand, "tags": tags}
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
             config.trainer.precision = "32-true"
@@ -68,7 +71,7 @@ class PigmentCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:  # constructors check what the config says
-            self.parser.error(str(error))
+            self.parser.error(str(error.__cause__ or error))  # jsonargparse wraps what was raised
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
@@ -87,7 +90,8 @@ class PigmentCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 run = logger.experiment
-                lines.append(f"W&B       {run.url or f'wandb sync {Path(run.dir).parent}'}")
+                upload = f"wandb sync {self.run_folder / 'wandb' / Path(run.dir).parent.name}"
+                lines.append(f"W&B       {run.url or upload}")
         print("\n".join(lines))
 
     def _parse_ckpt_path(self) -> None:
@@ -127,17 +131,21 @@ def go_offline(folder: Path) -> bool:
     import wandb  # not before it is needed: it takes most of a second
 
     mode = wandb.setup().settings.mode
-    if mode in ("disabled", "shared"):
+    if mode not in ("online", "offline"):
         return False
     try:
-        # without prompt=False it would ask on a terminal; it also finds out whether the server answers
-        reason = None if mode == "online" and wandb.login(prompt=False) else "nobody is logged in"
+        if mode == "offline":
+            reason = "as WANDB_MODE says"
+        elif wandb.login(prompt=False):  # would ask on a terminal otherwise; waits 10 s for the server to answer
+            return False
+        else:
+            reason = "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    if reason:
-        os.environ["WANDB_SILENT"] = "true"  # what it would say in many lines is said in this one
-        rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
-    return reason is not None
+    os.environ["WANDB_SILENT"] = "true"  # what it would say in many lines is said in this one
+    wandb.teardown()  # or the settings that it has read so far would stay in force
+    rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
+    return True
 
 
 def main(args: ArgsType = None) -> PigmentCLI:

@@ -26,7 +26,7 @@ def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    wandb.finish()
+    wandb.teardown()  # it would keep this test's settings and working folder
 
 
 @pytest.fixture
