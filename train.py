@@ -60,9 +60,11 @@ class PigmentCLI(LightningCLI):
                     self.run_folder.absolute()
                 )  # its service has a working folder of its own
                 logger.init_args.version = run_id
-                logger.init_args.offline = go_offline(self.run_folder)
-                tags = ["demo"] if config.data.init_args.root is None else []
-                logger.dict_kwargs = {"job_type": self.subcommand, "tags": tags}
+                logger.dict_kwargs = {
+                    "job_type": self.subcommand,
+                    "mode": "offline" if must_stay_offline(self.run_folder) else None,
+                    "tags": ["demo"] if config.data.init_args.root is None else [],
+                }
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
             config.trainer.precision = "32-true"
@@ -126,7 +128,7 @@ def computes_bfloat16(accelerator: str) -> bool:
 
 
 @rank_zero_only
-def go_offline(folder: Path) -> bool:
+def must_stay_offline(folder: Path) -> bool:
     """Whether W&B can only write to ``folder``; if so, say why and how to upload the run later."""
     import wandb  # not before it is needed: it takes most of a second
 
@@ -142,8 +144,7 @@ def go_offline(folder: Path) -> bool:
             reason = "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    os.environ["WANDB_SILENT"] = "true"  # what it would say in many lines is said in this one
-    wandb.teardown()  # or the settings that it has read so far would stay in force
+    wandb.setup(wandb.Settings(silent=True))  # what it would say in many lines is said in this one
     rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
     return True
 

@@ -7,6 +7,7 @@ Images of a kind differ in pose, proportions, ripeness and tint, all continuous:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from tqdm import tqdm
 
-NUM_IMAGES = {"Training": 150, "Test": 40}  # of each kind
+NUM_IMAGES = {"Training": 200, "Test": 40}  # of each kind
 SIZE = 100  # pixels, as in Fruits-360
 SUPERSAMPLING = 2  # rays a pixel, in each direction
 MAX_STEPS = 40  # of a ray; what takes more grazes the skin
@@ -352,9 +353,14 @@ def linear(color: str) -> Array:
 
 def write_fruits(folder: Path) -> None:
     """Write ``folder/Training/<kind>/<i>_100.jpg`` and ``folder/Test/...``, as Fruits-360 is laid out."""
-    images = [(part, kind, i) for part, number in NUM_IMAGES.items() for kind in FRUITS for i in range(number)]
-    for part, kind, i in tqdm(images, desc="Drawing demo fruits", unit="image"):
+
+    def write(part: str, kind: str, i: int) -> None:
         rng = np.random.default_rng([list(NUM_IMAGES).index(part), list(FRUITS).index(kind), i])
         path = folder / part / kind / f"{i}_100.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw_fruit(kind, rng)).save(path, quality=95)
+
+    images = [(part, kind, i) for part, number in NUM_IMAGES.items() for kind in FRUITS for i in range(number)]
+    with ThreadPool(2) as pool:  # as much as numpy lets run at a time
+        for _ in tqdm(pool.imap(lambda image: write(*image), images), "Drawing demo fruits", len(images), unit="image"):
+            pass

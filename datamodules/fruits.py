@@ -96,7 +96,7 @@ class FruitsDataModule(LightningDataModule):
     def _loader(self, images: "Images", **order: Any) -> DataLoader[Tensor]:
         return DataLoader(
             images,
-            self.batch_size,
+            batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

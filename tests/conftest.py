@@ -5,15 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import wandb
-from PIL import Image
+
+from tests.world import write_ball
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning 2.6 calls it as before its version 4.49
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +24,7 @@ def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    wandb.teardown()  # it would keep this test's settings and working folder
+    wandb.finish()
 
 
 @pytest.fixture
@@ -39,27 +37,3 @@ def fruits(tmp_path: Path) -> Path:
                 radius = 3 + 0.6 * index + 0.3 * (part == "Test")
                 write_ball(root / part / kind / f"{index}_100.jpg", radius, color)
     return root
-
-
-def write_ball(path: Path, radius: float, color: tuple[int, int, int]) -> None:
-    y, x = np.mgrid[-7.5:8, -7.5:8]
-    opacity = (radius - np.hypot(x, y)[..., None]).clip(0, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((255 + opacity * (np.array(color) - 255)).astype(np.uint8)).save(path, quality=95)
-
-
-def tiny(stage: str, root: Path, *more: str) -> list[str]:
-    """Arguments of train.py for the report's VAE in miniature: 16 px, 4 latents, 2 epochs of 4 steps, float32."""
-    return [
-        stage,
-        f"--config={CONFIGS / 'vae.yaml'}",
-        f"--data.init_args.root={root}",
-        "--data.init_args.size=16",
-        "--data.init_args.batch_size=4",
-        "--model.init_args.latent_dim=4",
-        "--trainer.accelerator=cpu",
-        "--trainer.precision=32-true",
-        "--trainer.log_every_n_steps=1",
-        *(["--trainer.max_epochs=2"] if stage == "fit" else []),
-        *more,
-    ]

@@ -180,10 +180,12 @@ def test_misspelled_option(refused: Refused, option: str, wrong: str, right: str
     assert refused(*option.split("=")) == expected
 
 
-@pytest.mark.filterwarnings("error")
-def test_abbreviations_are_not_even_considered(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")  # jsonargparse 5 will not know them either
+def test_abbreviations_are_not_even_considered(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
     assert "no such key, did you mean print_config?" in refused("--print_confi")
+    assert not [warning for warning in recwarn if "abbrev" in str(warning.message)]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny
 
 from callbacks import LogCurves
 from callbacks.curves import draw_curves
+from tests.world import tiny
 from train import main
 
 

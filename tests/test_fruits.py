@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_ball
 from torch import Tensor
 
 from datamodules import FruitsDataModule, demo
 from datamodules.store import DataError
+from tests.world import write_ball
 
 
 def load(root: Path | str | None, *, batch_size: int = 4, stage: str = "fit", seed: int = 0) -> FruitsDataModule:

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from PIL import Image
 
 from callbacks import LogReconstructions, LogSamples
 from callbacks.images import COLUMNS, MARGIN, film_strip
+from tests.world import tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
 

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -5,7 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, tiny
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 import train
 from datamodules import demo
+from tests.world import CONFIGS, tiny
 from train import main
 
 
@@ -215,33 +216,37 @@ def test_precision_is_float32_where_bfloat16_is_only_emulated(fruits: Path, monk
         assert yaml.safe_load((run.run_folder / "config.yaml").read_text())["trainer"]["precision"] == expected
 
 
-def test_a_server_that_does_not_answer_costs_seconds_and_no_run(
-    fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
-    (line,) = [line for line in caplog.messages if line.startswith("W&B: offline")]
-    assert f"wandb sync {run.run_folder}/wandb/offline-run-*" in line
-    assert any("val/loss" in record["item"] for record in read_wandb(run.run_folder)["history"])
+def not_logged_in(home: Path) -> dict[str, str]:
+    """An environment in which W&B is as on a new machine."""
+    return {name: value for name, value in os.environ.items() if "WANDB" not in name} | {"HOME": str(home)}
 
 
-def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(tmp_path: Path) -> None:
-    child, terminal = pty.fork()
-    if child == 0:
-        for name in ("WANDB_MODE", "WANDB_API_KEY"):
-            os.environ.pop(name, None)
-        os.environ["HOME"] = str(tmp_path)
-        (tmp_path / "answer").write_text(str(train.go_offline(tmp_path)))
-        os._exit(0)
-    deadline = time.monotonic() + 20
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(child, 9)
-        time.sleep(0.05)
-    os.close(terminal)
-    assert (tmp_path / "answer").read_text() == "True"
+def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tmp_path: Path) -> None:
+    env = not_logged_in(tmp_path) | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # is closed
+    command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
+    said = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=True, timeout=90).stderr
+    (folder,) = Path("runs").iterdir()
+    (line,) = [line for line in said.splitlines() if "W&B: offline" in line]
+    assert f"wandb sync {folder}/wandb/offline-run-*" in line
+    assert any("val/loss" in record["item"] for record in read_wandb(folder)["history"])
+
+
+def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(fruits: Path, tmp_path: Path) -> None:
+    ours, terminal = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
+        run = subprocess.Popen(command, env=not_logged_in(tmp_path), stdin=terminal, stdout=terminal, stderr=terminal)
+        os.close(terminal)
+        stop = threading.Timer(90, run.kill)  # as it would wait for an answer
+        stop.start()
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while seen := screen.read(1000):
+                said += seen
+        stop.cancel()
+    assert run.wait() == 0
+    assert b"W&B: offline, nobody is logged in." in said
+    assert b"Enter your choice" not in said
 
 
 def test_every_command_has_the_shared_defaults() -> None:

