@@ -1,5 +1,6 @@
 """Train, validate, test or use any model here: python train.py fit --config configs/vae.yaml"""
 
+import logging
 import os
 import pickle
 import secrets
@@ -26,9 +27,12 @@ QUIET = (  # warnings that tell the user nothing
     "Experiment logs directory .* exists",  # holds config.yaml by then, but no metrics
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
     "Precision bf16-mixed is not supported by the model summary",  # it counts float32, which the weights are
+    "The dirpath has changed",  # every run has a folder of its own, and keeps the best of its own epochs
     "The .* does not have many workers",  # a store needs none
     "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
 )
+# nor does an advertisement
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -48,22 +52,21 @@ class PigmentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if self.subcommand != "fit":  # which has no use for what ModelCheckpoint cannot restore into another folder
-            warnings.filterwarnings("ignore", "The dirpath has changed")
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.run_folder = Path(config.trainer.default_root_dir, run_id)
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        for logger in (logger for logger in loggers if isinstance(logger, Namespace)):
+        for logger in loggers:
+            if not isinstance(logger, Namespace) or config.trainer.fast_dev_run:
+                continue
             logger.init_args.save_dir = str(self.run_folder)
             if logger.class_path.endswith("WandbLogger"):
-                logger.init_args.save_dir = str(
-                    self.run_folder.absolute()
-                )  # its service has a working folder of its own
+                # absolute, because W&B's service process stays in the folder in which it was started
+                logger.init_args.save_dir = str(self.run_folder.absolute())
                 logger.init_args.version = run_id
                 logger.dict_kwargs = {
                     "job_type": self.subcommand,
                     "mode": "offline" if must_stay_offline(self.run_folder) else None,
-                    "tags": ["demo"] if config.data.init_args.root is None else [],
+                    "tags": ["demo"] if config.get("data.init_args.root", "") is None else [],
                 }
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
@@ -77,6 +80,10 @@ class PigmentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+
+    @rank_zero_only
+    def after_instantiate_classes(self) -> None:
+        self.run_folder.mkdir(parents=True)  # W&B looks for the git commit from here
 
     @rank_zero_only
     def after_fit(self) -> None:
@@ -106,11 +113,12 @@ class PigmentCLI(LightningCLI):
             config.ckpt_path = str(max(saved, key=os.path.getmtime, default="last"))
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+            remembered = checkpoint["hyper_parameters"]
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
-        except (RuntimeError, pickle.UnpicklingError) as error:
-            self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint: {error}")
-        for name, value in checkpoint["hyper_parameters"].items():
+        except (OSError, EOFError, RuntimeError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program: {error}")
+        for name, value in remembered.items():
             given = config.model.init_args.get(name, value)
             if given != value:
                 self.parser.error(
@@ -144,7 +152,8 @@ def must_stay_offline(folder: Path) -> bool:
             reason = "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    wandb.setup(wandb.Settings(silent=True))  # what it would say in many lines is said in this one
+    # what W&B would say in many lines is said in this one
+    wandb.termsetup(wandb.setup(wandb.Settings(silent=True)).settings, None)
     rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
     return True
 

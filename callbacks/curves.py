@@ -41,7 +41,7 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     for axes, term in zip(figure.subplots(ncols=len(terms), squeeze=False)[0], terms, strict=True):
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
-        axes.set(title=term, xlabel="epoch")
+        axes.set(title=term, xlabel="epoch", yscale="log")  # or the first epoch would flatten all others
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()

@@ -5,6 +5,7 @@ the one shader for all of them: pose the body, trace each pixel's ray to it, pai
 Images of a kind differ in pose, proportions, ripeness and tint, all continuous: a manifold that a model can learn.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from tqdm import tqdm
 
-NUM_IMAGES = {"Training": 200, "Test": 40}  # of each kind
+from datamodules.cache import build_once, cache_folder
+
+NUM_IMAGES = {"Training": 250, "Test": 40}  # of each kind
 SIZE = 100  # pixels, as in Fruits-360
 SUPERSAMPLING = 2  # rays a pixel, in each direction
 MAX_STEPS = 40  # of a ray; what takes more grazes the skin
@@ -349,6 +352,12 @@ def paint(fruit: Fruit, points: Array, ripeness: float) -> tuple[Array, Array]:
 def linear(color: str) -> Array:
     """(3, 1, 1), in linear light, of a color named as in CSS."""
     return (np.array(ImageColor.getrgb(color), np.float32) / 255).reshape(3, 1, 1) ** GAMMA
+
+
+def demo_fruits() -> Path:
+    """Return the folder of the demo fruits, which are drawn if this version of them has not been drawn yet."""
+    version = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
+    return build_once(cache_folder() / f"demo-fruits-{version}", write_fruits)
 
 
 def write_fruits(folder: Path) -> None:

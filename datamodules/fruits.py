@@ -9,8 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.cache import build_once, cache_folder
-from datamodules.demo import write_fruits
+from datamodules.demo import demo_fruits
 from datamodules.store import DataError, ImageStore, Part, open_store
 
 LAYOUT: dict[str, Part] = {"Training": "train", "Test": "val"}  # as Fruits-360 is published
@@ -76,7 +75,7 @@ class FruitsDataModule(LightningDataModule):
 
     def _open_store(self) -> ImageStore:
         if self.root is None:
-            root = build_once(cache_folder() / "demo-fruits", write_fruits)
+            root = demo_fruits()
         elif self.root.startswith("kaggle:"):
             root = fetch(self.root)
         else:

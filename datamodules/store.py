@@ -150,11 +150,11 @@ def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int]]
             yield path, (0, 0)
             continue
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             below = os.path.join(path, entry.name)
             is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
             try:
-                if entry.name.startswith("."):
-                    continue
                 if entry.is_dir():
                     pending.append(below)
                 elif is_image:

@@ -150,6 +150,13 @@ def test_ckpt_path_last_is_the_newest_run(fruits: Path) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
 
 
+def test_fit_goes_on_after_the_checkpoints_epoch(fruits: Path) -> None:
+    main(tiny("fit", fruits))
+    resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
+    assert {row["epoch"] for row in metrics(resumed.run_folder)} == {"2"}
+    assert resumed.trainer.global_step == 12
+
+
 @pytest.fixture
 def refused(fruits: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run train.py, which must end with status 2, and return the one to three lines that it says."""
@@ -202,7 +209,11 @@ def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
 
     torch.save({"hyper_parameters": {}, "payload": Payload()}, tmp_path / "evil.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "evil.ckpt").read_bytes()[:200])
-    for name in ("evil.ckpt", "half.ckpt"):
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "folder.ckpt").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "folder.ckpt", "foreign.ckpt", "tensor.ckpt"):
         assert "not a whole checkpoint" in refused("test", f"--ckpt_path={tmp_path / name}")
     assert not (tmp_path / "ran").exists()
 
@@ -228,6 +239,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tm
     (folder,) = Path("runs").iterdir()
     (line,) = [line for line in said.splitlines() if "W&B: offline" in line]
     assert f"wandb sync {folder}/wandb/offline-run-*" in line
+    assert "wandb: " not in said  # that line is all
     assert any("val/loss" in record["item"] for record in read_wandb(folder)["history"])
 
 
