@@ -12,7 +12,7 @@ RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "defau
 
 @pytest.mark.parametrize("config", RECIPES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_config_trains(config: Path, fruits: Path) -> None:
-    run = main(tiny("fit", fruits, f"--config={config}", "--trainer.max_epochs=1"))
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", config=config))
     assert run.trainer.callback_metrics["train/loss"].isfinite()
     assert run.trainer.callback_metrics["val/loss"].isfinite()
 

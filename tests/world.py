@@ -15,11 +15,11 @@ def write_ball(path: Path, radius: float, color: tuple[int, int, int]) -> None:
     Image.fromarray((255 + opacity * (np.array(color) - 255)).astype(np.uint8)).save(path, quality=95)
 
 
-def tiny(stage: str, root: Path, *more: str) -> list[str]:
+def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml") -> list[str]:
     """Arguments of train.py for the report's VAE in miniature: 16 px, 4 latents, 2 epochs of 4 steps, float32."""
     return [
         stage,
-        f"--config={CONFIGS / 'vae.yaml'}",
+        f"--config={config}",
         f"--data.init_args.root={root}",
         "--data.init_args.size=16",
         "--data.init_args.batch_size=4",
