@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import wandb
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -90,17 +91,12 @@ class PigmentCLI(LightningCLI):
         """Say where everything is."""
         lines = [f"Run       {self.run_folder}"]
         for checkpoint in self.trainer.checkpoint_callbacks:
-            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:
-                score = f"{checkpoint.monitor} {checkpoint.best_model_score:.5g}"
-                lines.append(f"Best      {checkpoint.best_model_path}, {score}")
-            elif isinstance(checkpoint, ModelCheckpoint):
-                lines.append(f"Last      {checkpoint.best_model_path}")
+            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+                lines.append(f"{'Best' if checkpoint.monitor else 'Last':10}{checkpoint.best_model_path}")
         lines.append(f"Pictures  {self.run_folder / 'media'}")
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                run = logger.experiment
-                upload = f"wandb sync {self.run_folder / 'wandb' / Path(run.dir).parent.name}"
-                lines.append(f"W&B       {run.url or upload}")
+        if wandb.run:
+            upload = f"wandb sync {self.run_folder / 'wandb' / Path(wandb.run.dir).parent.name}"
+            lines.append(f"W&B       {wandb.run.url or upload}")
         print("\n".join(lines))
 
     def _parse_ckpt_path(self) -> None:
@@ -138,8 +134,6 @@ def computes_bfloat16(accelerator: str) -> bool:
 @rank_zero_only
 def must_stay_offline(folder: Path) -> bool:
     """Whether W&B can only write to ``folder``; if so, say why and how to upload the run later."""
-    import wandb  # not before it is needed: it takes most of a second
-
     mode = wandb.setup().settings.mode
     if mode not in ("online", "offline"):
         return False
@@ -172,9 +166,7 @@ def main(args: ArgsType = None) -> PigmentCLI:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    for logger in cli.trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()  # or the next call in this process would go on with it
+    wandb.finish()  # or the next call in this process would go on with its run
     return cli
 
 

@@ -90,7 +90,7 @@ class ConvVAE(LightningModule):
         reconstruction = self.decoder(mean)
         self._log_loss("test", images, reconstruction, mean, log_variance)
         self.quality.update(reconstruction.float().clamp(0, 1), images)
-        self.log_dict(self.quality, batch_size=len(images))
+        self.log_dict(self.quality)
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
@@ -105,7 +105,13 @@ class ConvVAE(LightningModule):
         error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
         for name, value in {"loss": error + kl, "reconstruction": error, "kl": kl}.items():
             self.log(
-                f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=len(images), prog_bar=name == "loss"
+                f"{stage}/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(images),
+                sync_dist=True,
+                prog_bar=name == "loss",
             )
         return error + kl
 
