@@ -64,7 +64,7 @@ class StrictParser(LightningArgumentParser):
         known = self._known()
         for key, value, _ in self.given:
             is_branch = key.endswith(".init_args") or any(name.startswith(f"{key}.") for name in known)
-            if is_branch and value is not None and not value.endswith(".yaml"):  # a file that holds the keys
+            if is_branch and value is not None:
                 self.error(f"{key}: expected keys below it, got {value or 'nothing'}")
         config = super().parse_args(args, namespace, **kwargs)
         for target, source in self.links.items():

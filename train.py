@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import secrets
 import sys
 import warnings
@@ -32,8 +31,8 @@ QUIET = (  # warnings that tell the user nothing
     "The .* does not have many workers",  # a store needs none
     "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
 )
-# nor does an advertisement
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+said_by_lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+said_by_lightning.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
 
 
 class SaveConfig(SaveConfigCallback):
@@ -54,24 +53,27 @@ class PigmentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self.run_folder = Path(config.trainer.default_root_dir, run_id)
+        self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in loggers:
             if not isinstance(logger, Namespace) or config.trainer.fast_dev_run:
                 continue
             logger.init_args.save_dir = str(self.run_folder)
             if logger.class_path.endswith("WandbLogger"):
+                wandb_args = logger.init_args
                 # absolute, because W&B's service process stays in the folder in which it was started
-                logger.init_args.save_dir = str(self.run_folder.absolute())
-                logger.init_args.version = run_id
-                logger.dict_kwargs = {
-                    "job_type": self.subcommand,
-                    "mode": "offline" if must_stay_offline(self.run_folder) else None,
-                    "tags": ["demo"] if config.get("data.init_args.root", "") is None else [],
-                }
+                wandb_args.save_dir = str(self.run_folder.absolute())
+                wandb_args.version = run_id
+                wandb_args.job_type = self.subcommand
+                if config.get("data.init_args.root", "") is None:
+                    wandb_args.tags = sorted({*(wandb_args.tags or []), "demo"})
+                if wandb_args.mode in (None, "online") and must_stay_offline(self.run_folder):
+                    wandb_args.mode = "offline"
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
             config.trainer.precision = "32-true"
+        if self.subcommand == "predict":
+            config.return_predictions = False  # they would all stay in memory; a callback draws them
 
     def instantiate_classes(self) -> None:
         try:
@@ -80,24 +82,26 @@ class PigmentCLI(LightningCLI):
             self.parser.error(str(error.__cause__ or error))  # jsonargparse wraps what was raised
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
+        return trainer
 
     @rank_zero_only
-    def after_instantiate_classes(self) -> None:
-        self.run_folder.mkdir(parents=True)  # W&B looks for the git commit from here
-
-    @rank_zero_only
-    def after_fit(self) -> None:
-        """Say where everything is."""
-        lines = [f"Run       {self.run_folder}"]
-        for checkpoint in self.trainer.checkpoint_callbacks:
-            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
-                lines.append(f"{'Best' if checkpoint.monitor else 'Last':10}{checkpoint.best_model_path}")
-        lines.append(f"Pictures  {self.run_folder / 'media'}")
+    def say_where_everything_is(self) -> None:
+        lines = {"Run": str(self.run_folder)}
+        for callback in self.trainer.checkpoint_callbacks if self.subcommand == "fit" else []:
+            if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+                lines["Best" if callback.monitor else "Last"] = callback.best_model_path
+        if (self.run_folder / "media").exists():
+            lines["Pictures"] = str(self.run_folder / "media")
         if wandb.run:
             upload = f"wandb sync {self.run_folder / 'wandb' / Path(wandb.run.dir).parent.name}"
-            lines.append(f"W&B       {wandb.run.url or upload}")
-        print("\n".join(lines))
+            lines["W&B"] = wandb.run.url or upload
+        print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
+
+    after_fit = after_validate = after_test = after_predict = say_where_everything_is
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a config that contradicts the checkpoint, where Lightning would let the checkpoint win in silence."""
@@ -110,10 +114,13 @@ class PigmentCLI(LightningCLI):
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             remembered = checkpoint["hyper_parameters"]
+            saved_class = remembered.pop("_class_path")
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
-        except (OSError, EOFError, RuntimeError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a file that is not ours can raise nearly anything
             self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program: {error}")
+        if saved_class != config.model.class_path:
+            self.parser.error(f"model is {config.model.class_path}, but {saved_class} in '{config.ckpt_path}'")
         for name, value in remembered.items():
             given = config.model.init_args.get(name, value)
             if given != value:
@@ -134,7 +141,8 @@ def computes_bfloat16(accelerator: str) -> bool:
 @rank_zero_only
 def must_stay_offline(folder: Path) -> bool:
     """Whether W&B can only write to ``folder``; if so, say why and how to upload the run later."""
-    mode = wandb.setup().settings.mode
+    here = str(Path(__file__).parent)
+    mode = wandb.setup(wandb.Settings(git_root=here)).settings.mode  # it would look for the commit in the run's folder
     if mode not in ("online", "offline"):
         return False
     try:
@@ -155,12 +163,12 @@ def must_stay_offline(folder: Path) -> bool:
 def main(args: ArgsType = None) -> PigmentCLI:
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
-    stages = ("fit", "validate", "test", "predict")
     try:
         cli = PigmentCLI(
             save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,  # or --optimizer would silently replace the model's own
             parser_class=StrictParser,
-            parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in stages},
+            parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in LightningCLI.subcommands()},
             args=args,
         )
     except DataError as error:

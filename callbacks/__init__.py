@@ -1,4 +1,4 @@
 from callbacks.curves import LogCurves
-from callbacks.images import LogReconstructions, LogSamples
+from callbacks.images import LogReconstructions, LogSamples, SavePredictions
 
-__all__ = ["LogCurves", "LogReconstructions", "LogSamples"]
+__all__ = ["LogCurves", "LogReconstructions", "LogSamples", "SavePredictions"]

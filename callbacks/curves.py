@@ -20,11 +20,19 @@ class LogCurves(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.media = media_folder(trainer)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._record(trainer, "val/")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, value in trainer.callback_metrics.items():
-            self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
-        if trainer.is_global_zero:
+        self._record(trainer, "train/")
+        if trainer.is_global_zero and any(name.startswith("val/") for name in self.history):
             publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves")
+
+    def _record(self, trainer: Trainer, stage: str) -> None:
+        for name, value in trainer.callback_metrics.items():  # which also holds the last of the other stage
+            if name.startswith(stage):
+                self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

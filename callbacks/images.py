@@ -37,7 +37,7 @@ class EpochImages(Callback, ABC):
         self.media = media_folder(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.is_global_zero:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
             images = self.draw(trainer, pl_module)
             path = self.media / self.name / f"epoch_{trainer.current_epoch:04d}.png"
             publish(grid(images, len(images) // self.num_rows), path, trainer, self.name)
@@ -62,21 +62,6 @@ class LogReconstructions(EpochImages):
         images = trainer.strategy.batch_to_device(torch.stack([dataset[index] for index in spread]))
         return torch.cat([images, pl_module.reconstruct(images)])
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor,
-        batch: Tensor,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draw every image of the batch, its reconstruction to the right of it."""
-        pairs = grid(torch.cat([batch, outputs], dim=-1), COLUMNS // 2)
-        path = self.media / "predictions" / f"batch_{batch_idx:04d}_rank_{trainer.global_rank}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pairs.save(path)
-
 
 class LogSamples(EpochImages):
     """New images, decoded from the same latents after every epoch."""
@@ -87,6 +72,27 @@ class LogSamples(EpochImages):
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
         return pl_module.sample(self.num_rows * COLUMNS, seed=0)
+
+
+class SavePredictions(Callback):
+    """In ``predict``, every image beside what the model makes of it: ``media/predictions/batch_0000.png`` and so on."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.media = media_folder(trainer)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        pairs = grid(torch.cat([batch, outputs], dim=-1), COLUMNS // 2)
+        path = self.media / "predictions" / f"batch_{batch_idx:04d}_rank_{trainer.global_rank}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pairs.save(path)
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:

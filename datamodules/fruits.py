@@ -30,14 +30,20 @@ class FruitsDataModule(LightningDataModule):
         seed: with the epoch it decides the order of the training images.
 
     Raises:
-        ValueError: if ``batch_size`` is less than 2.
+        ValueError: if a number is too small to work with, or ``root`` is empty.
         DataError: on setup, if ``root`` is not there or holds too few images.
     """
 
     def __init__(self, root: str | None, size: int, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
+        if root == "":
+            raise ValueError("data.init_args.root is empty. Name a folder of images, or null to draw demo fruits.")
         if batch_size < 2:
-            raise ValueError(f"batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize a single image.")
+            raise ValueError(
+                f"data.init_args.batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize one image."
+            )
+        if size < 1 or num_workers < 0:
+            raise ValueError(f"data.init_args: size is {size}, needs 1 or more; num_workers {num_workers}, 0 or more.")
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -87,8 +93,9 @@ class FruitsDataModule(LightningDataModule):
         images = Images(self.store, part)
         if len(images) < (2 if part == "train" else 1):
             raise DataError(
-                f"Of the images in '{self.root}', {len(images)} are for {part}, too few: {self.store.summary()}. "
-                f"Add images, or see what became of them: {self.store.folder / 'manifest.csv'}"
+                f"Of the images in '{self.root}', {len(images)} fell to {part}, too few: {self.store.summary()}. "
+                f"Add images (without folders named {' and '.join(LAYOUT)} their content decides where they fall), "
+                f"or see what became of them: {self.store.folder / 'manifest.csv'}"
             )
         return images
 
@@ -118,7 +125,10 @@ class Images(Dataset[Tensor]):
 
 def fetch(root: str) -> Path:
     """Download ``kaggle:owner/dataset/folder``, or find it in Kaggle's own cache, and return the folder."""
-    owner, dataset, *folder = root.removeprefix("kaggle:").split("/")
+    owner, _, dataset_and_folder = root.removeprefix("kaggle:").partition("/")
+    dataset, _, folder = dataset_and_folder.partition("/")
+    if not (owner and dataset):
+        raise DataError(f"'{root}' names no data set. Write kaggle:owner/dataset, or kaggle:owner/dataset/folder.")
     try:
         import kagglehub
     except ImportError:
@@ -126,8 +136,8 @@ def fetch(root: str) -> Path:
             f"'{root}' is fetched by kagglehub, which is not installed: .venv/bin/pip install 'kagglehub>=0.3,<2'"
         ) from None
     try:
-        return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), *folder)
-    except (OSError, ValueError) as error:
+        return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), folder)
+    except Exception as error:  # its own errors share no base class
         raise DataError(
             f"Kaggle did not give '{root}': {error}. Or download it with a browser, and set root to its folder."
         ) from error

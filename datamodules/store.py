@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -20,6 +21,7 @@ from datamodules.cache import build_once, cache_folder
 
 FORMAT = 1  # raised when stores that older code built no longer serve
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
 BLOCK = 256  # images in memory at a time while building
 
@@ -45,6 +47,7 @@ class File(NamedTuple):
     part: Part | None  # None: its content decides
     num_bytes: int
     modified: int  # ns
+    changed: int  # ns; unlike the former, also by chmod and by cp -p
 
 
 class ImageStore:
@@ -130,8 +133,8 @@ def read_manifest(folder: Path) -> Iterator[Entry]:
         yield from map(Entry._make, reader)
 
 
-def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield (path below ``root``, (bytes, modification time in ns)) of everything in ``folder`` named like an image.
+def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Yield (path below ``root``, (bytes, modified, changed)) of everything in ``folder`` that is named like an image.
 
     A subfolder that cannot be listed, or a link that leads nowhere, is yielded too: the manifest will say why.
     """
@@ -147,7 +150,7 @@ def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int]]
             with os.scandir(root / path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
-            yield path, (0, 0)
+            yield path, (0, 0, 0)
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -159,20 +162,20 @@ def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int]]
                     pending.append(below)
                 elif is_image:
                     status = entry.stat()
-                    yield below, (status.st_size, status.st_mtime_ns)
+                    yield below, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             except OSError:
                 if is_image:
-                    yield below, (0, 0)
+                    yield below, (0, 0, 0)
 
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image file as a viewer would show it, on white where it is transparent.
+    """Decode an image file: upright, in 8 bits, and on white where it is transparent.
 
     Returns:
         (3, size, size) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
 
     Raises:
-        ValueError: if the image is smaller than ``MIN_SIDE`` or its values have no defined range.
+        ValueError: if the image is too small or too large, or its values have no defined range.
         Exception: whatever Pillow raises on a broken file, of which there are many kinds.
     """
     image: Image.Image
@@ -180,11 +183,13 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         if min(image.size) < MIN_SIDE:
             raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
         image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
+        if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
+            raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # Pillow would clip 16 bits, not scale them
-            image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-        if image.mode == "F":
-            raise ValueError("floating-point values, whose range is not known; save it with 8 or 16 bits")
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+            image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit values, whose range is not known; save it with 8 or 16 bits")
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -204,6 +209,8 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
         """Return the digest of a file, and its pixels or what is wrong with it."""
         digest = b""
         try:
+            if stat.S_IFMT((root / file.path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError("a pipe or a device, not a file")  # reading it might never end
             data = (root / file.path).read_bytes()
             digest = hashlib.blake2b(data, digest_size=16).digest()
             return digest, decode(data, size) if data else "empty file"

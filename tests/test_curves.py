@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.Image import open as read
 
 from callbacks import LogCurves
 from callbacks.curves import draw_curves
@@ -19,7 +20,16 @@ def test_curves_are_the_metrics_of_each_epoch(fruits: Path) -> None:
         logged = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
         assert np.array(curves.history[name]) == pytest.approx(np.array(logged))
         assert [epoch for epoch, _ in logged] == [0, 1, 2]
-    assert (run.run_folder / "media" / "curves.png").stat().st_size > 5000
+    assert read(run.run_folder / "media" / "curves.png").size == draw_curves(curves.history).size
+
+
+def test_validation_now_and_then_is_drawn_where_it_was_and_none_is_no_error(fruits: Path) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=5", "--trainer.check_val_every_n_epoch=2"))
+    (curves,) = (callback for callback in run.trainer.callbacks if isinstance(callback, LogCurves))
+    assert [epoch for epoch, _ in curves.history["val/loss"]] == [1, 3]
+    assert [epoch for epoch, _ in curves.history["train/loss"]] == [0, 1, 2, 3, 4]
+    run = main(tiny("fit", fruits, "--trainer.limit_val_batches=0"))
+    assert not (run.run_folder / "media" / "curves.png").exists()
 
 
 def test_each_term_has_a_panel_with_two_lines() -> None:

@@ -1,6 +1,8 @@
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules import FruitsDataModule, demo
-from datamodules.store import DataError
+from datamodules.store import DataError, read_manifest
 from tests.world import write_ball
 
 
@@ -27,8 +29,8 @@ def test_fruits_360_is_split_as_published(fruits: Path) -> None:
     data = load(fruits)
     assert sizes(list(data.train_dataloader())) == [4, 4, 4, 2]
     assert sizes(list(data.val_dataloader())) == sizes(list(data.test_dataloader())) == [4, 3]
-    expected = {path.relative_to(fruits).parts[0] for path in fruits.rglob("*.jpg")}
-    assert expected == {"Training", "Test"}
+    parts = {(Path(entry.path).parts[0], entry.part) for entry in read_manifest(data.store.folder)}
+    assert parts == {("Training", "train"), ("Test", "val")}
 
 
 def test_batches_are_rgb_in_0_to_1_once_they_are_on_the_device(fruits: Path) -> None:
@@ -67,6 +69,11 @@ def test_a_batch_size_of_one_is_refused() -> None:
         FruitsDataModule(None, size=16, batch_size=1)
 
 
+def test_an_empty_root_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match="root is empty"):
+        FruitsDataModule("", size=16, batch_size=2)
+
+
 def test_any_other_folder_is_split_by_content(tmp_path: Path) -> None:
     for index in range(60):
         write_ball(tmp_path / "my fruit" / f"{index}.jpg", radius=1 + 0.1 * index, color=(index, 4 * index, 100))
@@ -80,7 +87,7 @@ def test_any_other_folder_is_split_by_content(tmp_path: Path) -> None:
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
     write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(0, 0, 0))
     data = load(tmp_path / "one")
-    with pytest.raises(DataError, match=r"too few: 1 (train|val|test)\. Add images, or see .*manifest\.csv"):
+    with pytest.raises(DataError, match=r"too few: 1 (train|val|test)\. Add images .*manifest\.csv"):
         list(data.train_dataloader()) + list(data.val_dataloader())
 
 
@@ -100,6 +107,33 @@ def test_without_a_root_demo_fruits_are_drawn_once_and_said_to_be_such(
 def test_kaggle_without_kagglehub_says_what_to_install() -> None:
     with pytest.raises(DataError, match=r"kagglehub, which is not installed: .venv/bin/pip install 'kagglehub"):
         load("kaggle:moltean/fruits/fruits-360_100x100/fruits-360")
+
+
+@pytest.fixture
+def kaggle(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for kagglehub, which is not installed and has no server to reach here."""
+
+    def dataset_download(handle: str) -> str:
+        if handle != "me/images":
+            raise RuntimeError("404: no such data set")
+        return str(fruits.parent)
+
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=dataset_download))
+
+
+@pytest.mark.usefixtures("kaggle")
+def test_kaggle_data_sets_are_fetched_and_their_folders_found() -> None:
+    assert len(load("kaggle:me/images/fruits").train_dataloader().dataset) == 14
+
+
+@pytest.mark.usefixtures("kaggle")
+@pytest.mark.parametrize(
+    ("root", "why"),
+    [("kaggle:me/nothing", "did not give .*404.* download it with a browser"), ("kaggle:me", "names no data set")],
+)
+def test_a_kaggle_data_set_that_is_not_there(root: str, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        load(root)
 
 
 def test_a_worker_gets_the_stores_place_and_not_its_pixels(fruits: Path) -> None:

@@ -70,9 +70,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert (got[0] == got[1]).all()
 
 
-def test_floats_have_no_range_to_scale(tmp_path: Path) -> None:
-    data = save_as_is(tmp_path / "float.tif", np.zeros((16, 16), np.float32)).read_bytes()
-    with pytest.raises(ValueError, match="floating-point"):
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_of_32_bits_have_no_range_to_scale(dtype: type, tmp_path: Path) -> None:
+    data = save_as_is(tmp_path / "32.tif", np.zeros((16, 16), dtype)).read_bytes()
+    with pytest.raises(ValueError, match="32-bit"):
         decode(data, 16)
 
 
@@ -101,12 +102,12 @@ def test_proportions_are_kept_and_the_center_is_cropped(tmp_path: Path) -> None:
     assert decode(save(tmp_path / "wide.png", wide).read_bytes(), 16).min() == 255
 
 
-def bomb() -> bytes:
-    """A 20,000 x 20,000 PNG of a few bytes: its header promises what never comes."""
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises far more than ever comes."""
     file = io.BytesIO()
     Image.new("1", (16, 16)).save(file, "PNG")
     data = bytearray(file.getvalue())
-    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 
@@ -117,7 +118,9 @@ def test_bad_files_are_named_with_their_reason_and_the_rest_is_used(tmp_path: Pa
     (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "empty.jpg").write_bytes(b"")
     (root / "text.jpg").write_text("I am not an image")
-    (root / "bomb.png").write_bytes(bomb())
+    (root / "bomb.png").write_bytes(bomb(20_000))
+    (root / "large.png").write_bytes(bomb(9_400))  # which Pillow would read, into 265 MB
+    os.mkfifo(root / "pipe.jpg")
     save(root / "one pixel.png", np.zeros((1, 1, 3), np.uint8))
     (root / "dangling.png").symlink_to("nowhere.png")
     (root / "itself.png").symlink_to("itself.png")
@@ -130,6 +133,8 @@ def test_bad_files_are_named_with_their_reason_and_the_rest_is_used(tmp_path: Pa
         "empty.jpg": "empty file",
         "text.jpg": "not an image",
         "bomb.png": "decompression bomb",
+        "large.png": "9400 x 9400 pixels, may have",
+        "pipe.jpg": "a pipe",
         "one pixel.png": "1 x 1 pixels",
         "dangling.png": "no such file",
         "itself.png": "symbolic links",
@@ -215,6 +220,18 @@ def test_a_store_is_found_again_until_a_file_changes(tmp_path: Path) -> None:
     assert (changed.pixels[0].transpose(1, 2, 0) == GRADIENT[::-1]).all()
     save(tmp_path / "in" / "b.png", 255 - GRADIENT)
     assert len(open_store(tmp_path / "in", 16, None).pixels) == 2
+
+
+def test_a_file_that_has_become_readable_is_looked_at_again(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "whole.png")
+    path = save(tmp_path / "in" / "late.png", 255 - GRADIENT)
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    stamp = path.stat()
+    assert manifest(tmp_path / "in")["late.png"].status == "unreadable"
+    path.write_bytes(whole)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as cp -p would leave it: same size, same time
+    assert manifest(tmp_path / "in")["late.png"].status == "kept"
 
 
 def test_the_users_folder_is_left_as_it_was(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import train
 from datamodules import demo
 from tests.world import CONFIGS, tiny
 from train import main
+from vae import ConvVAE
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -131,9 +132,9 @@ def test_a_run_on_demo_images_is_tagged(fruits: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 1, "Test": 1})
     tags = []
     for root in ("null", str(fruits)):
-        run = main(tiny("fit", Path(root), "--trainer.max_epochs=1"))
+        run = main(tiny("fit", Path(root), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]"))
         tags.append([tag for record in read_wandb(run.run_folder)["run"] for tag in record.get("tags", [])])
-    assert tags == [["demo"], []]
+    assert tags == [["demo", "mine"], ["mine"]]
 
 
 def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
@@ -192,12 +193,18 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "image_size" in refused("fit", "--model.init_args.image_size=32")
     assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
     assert "there is no checkpoint 'last'" in refused("fit", "--ckpt_path=last")
-    assert not list(Path().glob("runs/*/*"))  # and leave nothing behind
+    assert "needs 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
+    assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
+    assert not Path("runs").exists()  # and leaves nothing behind
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_a_gpu_that_is_not_there_is_missed(refused: Callable[..., str]) -> None:
     assert "gpu" in refused("fit", "--trainer.accelerator=gpu").lower()
+
+
+class OtherVAE(ConvVAE):
+    pass
 
 
 def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refused: Callable[..., str]) -> None:
@@ -208,6 +215,9 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refus
         assert "model.init_args.lr is 0.5, but 0.001 in 'runs/" in said
     assert "latent_dim is 8, but 4" in refused("fit", last, "--model.init_args.latent_dim=8")
     assert "image_size is 32, but 16" in refused("fit", last, "--data.init_args.size=32")
+    other = f"{OtherVAE.__module__}.{OtherVAE.__name__}"
+    settings = ["--model.init_args.latent_dim=4", "--model.init_args.lr=0.001"]
+    assert f"model is {other}, but vae.ConvVAE in" in refused("fit", last, f"--model={other}", *settings)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(

@@ -49,6 +49,18 @@ def test_any_multiple_of_4_and_any_number_of_latents(image_size: int, latent_dim
     assert model.reconstruct(images).shape == images.shape
 
 
+def test_every_size_can_be_tested() -> None:
+    images = torch.rand(5, 3, 4, 4)
+    (metrics,) = make_trainer().test(ConvVAE(4, latent_dim=2, lr=1e-3), DataLoader(images, 4), verbose=False)
+    assert metrics.keys() == {"test/loss", "test/reconstruction", "test/kl", "test/psnr"}  # SSIM needs 11 pixels
+
+
+@pytest.mark.parametrize("settings", [{"latent_dim": 0, "lr": 1e-3}, {"latent_dim": 2, "lr": float("nan")}])
+def test_numbers_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"latent_dim is \d, needs 1 or more; lr is \S+, needs over 0"):
+        ConvVAE(image_size=8, **settings)
+
+
 @pytest.mark.parametrize("image_size", [0, 50, 101])
 def test_other_sizes_are_refused_before_anything_is_built(image_size: int) -> None:
     with pytest.raises(ValueError, match=rf"multiple of 4, got {image_size}\. Set data.init_args.size to \d+"):
