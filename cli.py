@@ -56,6 +56,9 @@ class StrictParser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None, **kwargs: bool
     ) -> Namespace:
         args = sys.argv[1:] if args is None else list(args)
+        subcommands = self._by_subcommand()
+        if subcommands and args and args[0] not in subcommands and not args[0].startswith("-"):
+            self.error(f"no such subcommand: {args[0]}, {hint(args[0], subcommands)}")
         try:
             self.given = list(self._read(args))
         except Mistake as mistake:
@@ -195,6 +198,8 @@ def in_one_line(message: str) -> str:
     choice = re.search(r"argument (\w+): invalid choice: '(.+)' \(choose from (.+)\)", message)
     if choice:
         return f"no such {choice[1]}: {choice[2]}, {hint(choice[2], re.findall('[a-z_]+', choice[3]))}"
+    if "arguments are required" in message:
+        return f"{message}; is --config missing?"
     if not parser_key:
         return message.strip().partition("\n")[0]
     key, first_line = parser_key.groups()

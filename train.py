@@ -54,6 +54,7 @@ class PigmentCLI(LightningCLI):
         config = self.config[self.subcommand]
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
+        self.offline_because: str | None = None
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in loggers:
             if not isinstance(logger, Namespace) or config.trainer.fast_dev_run:
@@ -67,7 +68,8 @@ class PigmentCLI(LightningCLI):
                 wandb_args.job_type = self.subcommand
                 if config.get("data.init_args.root", "") is None:
                     wandb_args.tags = sorted({*(wandb_args.tags or []), "demo"})
-                if wandb_args.mode in (None, "online") and must_stay_offline(self.run_folder):
+                self.offline_because = why_offline() if wandb_args.mode in (None, "online") else None
+                if self.offline_because:
                     wandb_args.mode = "offline"
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
@@ -78,8 +80,11 @@ class PigmentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:  # constructors check what the config says
-            self.parser.error(str(error.__cause__ or error))  # jsonargparse wraps what was raised
+        except ValueError as error:  # constructors check what the config says; jsonargparse wraps what they raise
+            self.parser.error(str(error.__cause__ or error))
+        except MisconfigurationException as error:
+            trainer = self.config[self.subcommand].trainer
+            self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
@@ -87,6 +92,11 @@ class PigmentCLI(LightningCLI):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
         return trainer
+
+    def after_instantiate_classes(self) -> None:
+        if self.offline_because:
+            upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
+            rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")
 
     @rank_zero_only
     def say_where_everything_is(self) -> None:
@@ -96,7 +106,7 @@ class PigmentCLI(LightningCLI):
                 lines["Best" if callback.monitor else "Last"] = callback.best_model_path
         if (self.run_folder / "media").exists():
             lines["Pictures"] = str(self.run_folder / "media")
-        if wandb.run:
+        if wandb.run and not wandb.run.disabled:
             upload = f"wandb sync {self.run_folder / 'wandb' / Path(wandb.run.dir).parent.name}"
             lines["W&B"] = wandb.run.url or upload
         print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
@@ -106,6 +116,8 @@ class PigmentCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Refuse a config that contradicts the checkpoint, where Lightning would let the checkpoint win in silence."""
         config = self.config[self.config.subcommand]
+        if config.ckpt_path is None and self.config.subcommand != "fit":
+            self.parser.error("--ckpt_path is missing: the file of a checkpoint, or last for that of the newest run")
         if config.ckpt_path is None:
             return
         if config.ckpt_path == "last":
@@ -119,15 +131,16 @@ class PigmentCLI(LightningCLI):
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
         except Exception as error:  # a file that is not ours can raise nearly anything
             self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program: {error}")
+        config_of_run = Path(config.ckpt_path).parents[1] / "config.yaml"
+        remedy = f"Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
         if saved_class != config.model.class_path:
-            self.parser.error(f"model is {config.model.class_path}, but {saved_class} in '{config.ckpt_path}'")
+            self.parser.error(
+                f"the model of '{config.ckpt_path}' is {saved_class}, not {config.model.class_path}. {remedy}"
+            )
         for name, value in remembered.items():
             given = config.model.init_args.get(name, value)
             if given != value:
-                self.parser.error(
-                    f"model.init_args.{name} is {given}, but {value} in '{config.ckpt_path}'. "
-                    f"Go on with {value}, or leave --ckpt_path out to start anew."
-                )
+                self.parser.error(f"{name} is {value} in '{config.ckpt_path}', but {given} in the config. {remedy}")
 
 
 def computes_bfloat16(accelerator: str) -> bool:
@@ -139,25 +152,20 @@ def computes_bfloat16(accelerator: str) -> bool:
 
 
 @rank_zero_only
-def must_stay_offline(folder: Path) -> bool:
-    """Whether W&B can only write to ``folder``; if so, say why and how to upload the run later."""
+def why_offline() -> str | None:
+    """Return why W&B can only write to the run's folder, or None if its server awaits the run."""
     here = str(Path(__file__).parent)
     mode = wandb.setup(wandb.Settings(git_root=here)).settings.mode  # it would look for the commit in the run's folder
-    if mode not in ("online", "offline"):
-        return False
     try:
-        if mode == "offline":
-            reason = "as WANDB_MODE says"
-        elif wandb.login(prompt=False):  # would ask on a terminal otherwise; waits 10 s for the server to answer
-            return False
-        else:
-            reason = "nobody is logged in"
+        # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
+        if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
+            return None
+        reason = "as WANDB_MODE says" if mode == "offline" else "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    # what W&B would say in many lines is said in this one
+    # what W&B would say in many lines is said in one
     wandb.termsetup(wandb.setup(wandb.Settings(silent=True)).settings, None)
-    rank_zero_info(f"W&B: offline, {reason}. To upload this run later: wandb sync {folder}/wandb/offline-run-*")
-    return True
+    return reason
 
 
 def main(args: ArgsType = None) -> PigmentCLI:

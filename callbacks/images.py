@@ -48,6 +48,10 @@ class EpochImages(Callback, ABC):
             film = film_strip(grids, self.num_rows, self.film_row)
             publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):  # stopped when it looked good
+            self.on_fit_end(trainer, pl_module)
+
 
 class LogReconstructions(EpochImages):
     """Validation images, ever the same ones and from all over the set, and under them their reconstructions."""

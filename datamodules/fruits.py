@@ -59,9 +59,12 @@ class FruitsDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.store = self._open_store()
+        if stage == "fit":
+            self._check_number("train", at_least=2)
+            self._check_number("val", at_least=1)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        images = self._images("train")
+        images = Images(self.store, "train")
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # also in a single process: its order is a function of seed and epoch, whatever happened before
         order: DistributedSampler[Tensor] = DistributedSampler(images, replicas, rank, seed=self.seed)
@@ -69,10 +72,10 @@ class FruitsDataModule(LightningDataModule):
         return self._loader(images, sampler=order, drop_last=len(order) % self.batch_size == 1)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        return self._loader(self._images("val"))
+        return self._loader(Images(self.store, "val"))
 
     def test_dataloader(self) -> DataLoader[Tensor]:
-        return self._loader(self._images("test" if len(self.store.rows["test"]) else "val"))
+        return self._loader(Images(self.store, "test" if len(self.store.rows["test"]) else "val"))
 
     predict_dataloader = test_dataloader
 
@@ -89,15 +92,13 @@ class FruitsDataModule(LightningDataModule):
         published = all((root / folder).is_dir() for folder in LAYOUT)
         return open_store(root, self.size, LAYOUT if published else None)
 
-    def _images(self, part: Part) -> "Images":
-        images = Images(self.store, part)
-        if len(images) < (2 if part == "train" else 1):
+    def _check_number(self, part: Part, at_least: int) -> None:
+        if len(self.store.rows[part]) < at_least:
             raise DataError(
-                f"Of the images in '{self.root}', {len(images)} fell to {part}, too few: {self.store.summary()}. "
-                f"Add images (without folders named {' and '.join(LAYOUT)} their content decides where they fall), "
-                f"or see what became of them: {self.store.folder / 'manifest.csv'}"
+                f"Of the images in '{self.root}', {len(self.store.rows[part])} fell to {part}, too few: "
+                f"{self.store.summary()}. Add images (without folders named {' and '.join(LAYOUT)} their content "
+                f"decides where they fall), or see what became of them: {self.store.folder / 'manifest.csv'}"
             )
-        return images
 
     def _loader(self, images: "Images", **order: Any) -> DataLoader[Tensor]:
         return DataLoader(

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from callbacks import LogReconstructions, LogSamples
@@ -60,6 +61,19 @@ def test_film_strips_have_a_row_for_each_epoch(run: PigmentCLI) -> None:
             assert (strip[number * CELL : (number + 1) * CELL] == row).all()
     originals = read(media / "reconstructions" / "epoch_0000.png")[:CELL]
     assert (read(media / "reconstructions.png")[:CELL, -originals.shape[1] :] == originals).all()
+
+
+class Interrupt(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_by_ctrl_c_has_its_film(fruits: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(tiny("fit", fruits, "--trainer.max_epochs=9", f"--trainer.callbacks+={__name__}.Interrupt"))
+    (media,) = Path("runs").glob("*/media")
+    assert len(read(media / "samples.png")) == 2 * CELL + MARGIN
 
 
 def test_a_long_film_is_thinned_evenly(tmp_path: Path) -> None:

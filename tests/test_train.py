@@ -194,13 +194,14 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
     assert "there is no checkpoint 'last'" in refused("fit", "--ckpt_path=last")
     assert "needs 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
+    assert "--ckpt_path is missing" in refused("test")
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
     assert not Path("runs").exists()  # and leaves nothing behind
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_a_gpu_that_is_not_there_is_missed(refused: Callable[..., str]) -> None:
-    assert "gpu" in refused("fit", "--trainer.accelerator=gpu").lower()
+    assert "(trainer.accelerator is gpu, devices auto)" in refused("fit", "--trainer.accelerator=gpu")
 
 
 class OtherVAE(ConvVAE):
@@ -212,12 +213,13 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refus
     last = f"--ckpt_path={run.run_folder / 'checkpoints' / 'last.ckpt'}"
     for stage in ("fit", "test"):
         said = refused(stage, last, "--model.init_args.lr=0.5")
-        assert "model.init_args.lr is 0.5, but 0.001 in 'runs/" in said
-    assert "latent_dim is 8, but 4" in refused("fit", last, "--model.init_args.latent_dim=8")
-    assert "image_size is 32, but 16" in refused("fit", last, "--data.init_args.size=32")
+        assert "lr is 0.001 in 'runs/" in said
+        assert f"but 0.5 in the config. Its run's own config agrees with it: --config {run.run_folder}/config" in said
+    assert "latent_dim is 4" in refused("fit", last, "--model.init_args.latent_dim=8")
+    assert "image_size is 16" in refused("fit", last, "--data.init_args.size=32")
     other = f"{OtherVAE.__module__}.{OtherVAE.__name__}"
     settings = ["--model.init_args.latent_dim=4", "--model.init_args.lr=0.001"]
-    assert f"model is {other}, but vae.ConvVAE in" in refused("fit", last, f"--model={other}", *settings)
+    assert f"is vae.ConvVAE, not {other}." in refused("fit", last, f"--model={other}", *settings)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
