@@ -56,26 +56,27 @@ class PigmentCLI(LightningCLI):
         self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
         self.offline_because: str | None = None
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        for logger in loggers:
-            if not isinstance(logger, Namespace) or config.trainer.fast_dev_run:
-                continue
-            logger.init_args.save_dir = str(self.run_folder)
-            if logger.class_path.endswith("WandbLogger"):
-                wandb_args = logger.init_args
-                # absolute, because W&B's service process stays in the folder in which it was started
-                wandb_args.save_dir = str(self.run_folder.absolute())
-                wandb_args.version = run_id
-                wandb_args.job_type = self.subcommand
-                if config.get("data.init_args.root", "") is None:
-                    wandb_args.tags = sorted({*(wandb_args.tags or []), "demo"})
-                self.offline_because = why_offline() if wandb_args.mode in (None, "online") else None
-                if self.offline_because:
-                    wandb_args.mode = "offline"
+        for logger in loggers if not config.trainer.fast_dev_run else []:
+            if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.run_folder)
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+                self._prepare_wandb(logger.init_args, run_id, is_demo=config.get("data.init_args.root", "") is None)
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
             config.trainer.precision = "32-true"
         if self.subcommand == "predict":
             config.return_predictions = False  # they would all stay in memory; a callback draws them
+
+    def _prepare_wandb(self, wandb_args: Namespace, run_id: str, is_demo: bool) -> None:
+        # absolute, because W&B's service process stays in the folder in which it was started
+        wandb_args.save_dir = str(self.run_folder.absolute())
+        wandb_args.version = run_id
+        wandb_args.job_type = self.subcommand
+        if is_demo:
+            wandb_args.tags = sorted({*(wandb_args.tags or []), "demo"})
+        if wandb_args.mode in (None, "online"):
+            self.offline_because = why_offline()
+            wandb_args.mode = "offline" if self.offline_because else None  # None: as W&B's own settings say
 
     def instantiate_classes(self) -> None:
         try:
@@ -121,17 +122,17 @@ class PigmentCLI(LightningCLI):
         if config.ckpt_path is None:
             return
         if config.ckpt_path == "last":
-            saved = Path(config.trainer.default_root_dir).glob("*/checkpoints/last.ckpt")
+            saved = Path(config.trainer.default_root_dir or "").glob("*/checkpoints/last.ckpt")
             config.ckpt_path = str(max(saved, key=os.path.getmtime, default="last"))
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             remembered = checkpoint["hyper_parameters"]
-            saved_class = remembered.pop("_class_path")
+            saved_class = remembered.pop("_class_path", config.model.class_path)  # only train.py stores it
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
         except Exception as error:  # a file that is not ours can raise nearly anything
             self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program: {error}")
-        config_of_run = Path(config.ckpt_path).parents[1] / "config.yaml"
+        config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
         remedy = f"Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
         if saved_class != config.model.class_path:
             self.parser.error(

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 import train
-from datamodules import demo
+from datamodules import FruitsDataModule, demo
 from tests.world import CONFIGS, tiny
 from train import main
 from vae import ConvVAE
@@ -161,6 +161,15 @@ def test_ckpt_path_last_is_the_newest_run(fruits: Path) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
 
 
+def test_a_checkpoint_made_without_the_command_line_will_do(fruits: Path) -> None:
+    model, data = ConvVAE(16, latent_dim=4, lr=0.001), FruitsDataModule(str(fruits), size=16, batch_size=4)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("here.ckpt")
+    validated = main(tiny("validate", fruits, "--ckpt_path=here.ckpt")).trainer.callback_metrics
+    assert validated["val/loss"].item() == pytest.approx(trainer.callback_metrics["val/loss"].item())
+
+
 def test_fit_goes_on_after_the_checkpoints_epoch(fruits: Path) -> None:
     main(tiny("fit", fruits))
     resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
@@ -252,6 +261,14 @@ def test_precision_is_float32_where_bfloat16_is_only_emulated(fruits: Path, monk
 def not_logged_in(home: Path) -> dict[str, str]:
     """An environment in which W&B is as on a new machine."""
     return {name: value for name, value in os.environ.items() if "WANDB" not in name} | {"HOME": str(home)}
+
+
+def test_a_run_without_weights_and_biases_leaves_nothing_of_it(fruits: Path, tmp_path: Path) -> None:
+    env = not_logged_in(tmp_path) | {"WANDB_MODE": "disabled"}
+    command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90)
+    assert "W&B" not in run.stdout + run.stderr
+    assert not list(Path("runs").glob("*/wandb"))
 
 
 def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tmp_path: Path) -> None:
