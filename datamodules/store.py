@@ -22,6 +22,7 @@ from datamodules.cache import build_once, cache_folder
 FORMAT = 1  # raised when stores that older code built no longer serve
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
+COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
 BLOCK = 256  # images in memory at a time while building
 
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
     status: str  # kept; unreadable; or leak: the same bytes stand in an earlier part
     reason: str  # why it is unreadable
     duplicate_of: str  # the first file with the same bytes
+    colorfulness: str  # see colorfulness(); empty if unreadable
 
 
 class File(NamedTuple):
@@ -63,6 +65,7 @@ class ImageStore:
         num_unreadable: files that were dropped because they could not be decoded.
         num_leaks: files of a later part that were dropped because an earlier part has the same bytes.
         num_duplicates: files that were kept although another of their part has the same bytes.
+        num_colorless: files that were kept although they are nearly colorless.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -74,8 +77,9 @@ class ImageStore:
             if entry.status == "kept":
                 parts.append(entry.part)
                 counts["duplicate"] += bool(entry.duplicate_of)
+                counts["colorless"] += float(entry.colorfulness) < COLORLESS
         self.num_unreadable, self.num_leaks = counts["unreadable"], counts["leak"]
-        self.num_duplicates = counts["duplicate"]
+        self.num_duplicates, self.num_colorless = counts["duplicate"], counts["colorless"]
         self.rows = {part: np.flatnonzero(np.array(parts) == part) for part in ("train", "val", "test")}
         self.pixels: NDArray[np.uint8] = np.memmap(
             folder / "pixels.uint8", dtype=np.uint8, mode="r", shape=(len(parts), 3, size, size)
@@ -91,6 +95,7 @@ class ImageStore:
             "unreadable, left out": self.num_unreadable,
             "left out because training has them too": self.num_leaks,
             "exact duplicates, kept": self.num_duplicates,
+            "nearly colorless, kept": self.num_colorless,
         }
         return "; ".join([parts, *(f"{number:,} {what}" for what, number in found.items() if number)])
 
@@ -197,6 +202,16 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     return np.asarray(square).transpose(2, 0, 1)
 
 
+def colorfulness(image: NDArray[np.uint8]) -> float:
+    """Measure how colorful an image (3, H, W) looks: 0 if it is gray, about 15 if slightly, 59 if quite colorful.
+
+    Hasler & Süsstrunk 2003, "Measuring colourfulness in natural images", section 7.
+    """
+    red, green, blue = image.astype(np.float32)
+    opponent = np.stack([red - green, (red + green) / 2 - blue]).reshape(2, -1)
+    return float(np.hypot(*opponent.std(axis=1)) + 0.3 * np.hypot(*opponent.mean(axis=1)))
+
+
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
     if needed > free:
@@ -236,11 +251,13 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
             for file, (digest, image) in zip(block, pool.map(judge, block, chunksize=1), strict=True):
                 part = file.part or (_part_of(digest) if digest else "")
                 if isinstance(image, str):
-                    manifest.writerow(Entry(file.path, part, "unreadable", image, ""))
+                    manifest.writerow(Entry(file.path, part, "unreadable", image, "", ""))
                 else:
                     original, original_part = first_with.setdefault(digest, (file.path, part))
                     status = "kept" if original_part == part else "leak"
-                    manifest.writerow(Entry(file.path, part, status, "", "" if original == file.path else original))
+                    duplicate_of = "" if original == file.path else original
+                    color = f"{colorfulness(image):.1f}"
+                    manifest.writerow(Entry(file.path, part, status, "", duplicate_of, color))
                     if status == "kept":
                         pixels.write(image.tobytes())
                         num_kept += 1

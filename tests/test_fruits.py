@@ -85,7 +85,7 @@ def test_any_other_folder_is_split_by_content(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
-    write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(0, 0, 0))
+    write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(200, 0, 0))
     with pytest.raises(DataError, match=r"too few: 1 (train|val|test)\. Add images .*manifest\.csv"):
         load(tmp_path / "one")
 

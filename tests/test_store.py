@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import statistics
 import sys
 import zlib
 from multiprocessing.process import BaseProcess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.store import DataError, Entry, decode, open_store, read_manifest
+from datamodules.store import DataError, Entry, colorfulness, decode, open_store, read_manifest
 
 GRADIENT = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
 
@@ -180,14 +181,38 @@ def test_copies_are_named_and_leaks_into_a_later_part_are_dropped(tmp_path: Path
         save(root / name)
     save(root / "val/d.png", GRADIENT[::-1])
     store = open_store(root, 16, {"train": "train", "val": "val"})
-    assert list(read_manifest(store.folder)) == [
+    assert [entry[:5] for entry in read_manifest(store.folder)] == [
         ("train/a.png", "train", "kept", "", ""),
         ("train/b.png", "train", "kept", "", "train/a.png"),
         ("val/c.png", "val", "leak", "", "train/a.png"),
         ("val/d.png", "val", "kept", "", ""),
     ]
     assert {part: rows.tolist() for part, rows in store.rows.items()} == {"train": [0, 1], "val": [2], "test": []}
-    assert store.summary() == "2 train, 1 val; 1 left out because training has them too; 1 exact duplicates, kept"
+    assert store.summary() == (
+        "2 train, 1 val; 1 left out because training has them too; 1 exact duplicates, kept; 3 nearly colorless, kept"
+    )
+
+
+def test_nearly_colorless_images_are_counted(tmp_path: Path) -> None:
+    gray = np.full((16, 16, 3), 128, np.uint8)
+    for name, tint in {"gray": (0, 0, 0), "old paper": (6, 3, -3), "pale blue": (-20, 0, 20)}.items():
+        save(tmp_path / "in" / f"{name}.png", (gray + np.array(tint)).astype(np.uint8))
+    entries = manifest(tmp_path / "in")
+    measured = {path: float(entry.colorfulness) for path, entry in entries.items()}
+    # a flat color has no deviation, so 0.3 times the length of its mean (red - green, (red + green) / 2 - blue)
+    assert measured == {"gray.png": 0.0, "old paper.png": 2.4, "pale blue.png": 10.8}
+    assert open_store(tmp_path / "in", 16, None).num_colorless == 2
+
+
+def test_colorfulness_is_hasler_and_suesstrunks() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    rg, yb = [], []
+    for red, green, blue in image.reshape(3, -1).T.tolist():
+        rg.append(red - green)
+        yb.append(0.5 * (red + green) - blue)
+    deviation = (statistics.pvariance(rg) + statistics.pvariance(yb)) ** 0.5
+    mean = (statistics.mean(rg) ** 2 + statistics.mean(yb) ** 2) ** 0.5
+    assert colorfulness(image) == pytest.approx(deviation + 0.3 * mean, rel=1e-5)
 
 
 def test_a_plain_folder_is_split_by_content(tmp_path: Path) -> None:
