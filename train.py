@@ -72,11 +72,10 @@ class PigmentCLI(LightningCLI):
         wandb_args.save_dir = str(self.run_folder.absolute())
         wandb_args.version = run_id
         wandb_args.job_type = self.subcommand
-        if is_demo:
-            wandb_args.tags = sorted({*(wandb_args.tags or []), "demo"})
+        # neither tag nor mode may stick to a run that repeats this one from its config
+        wandb_args.tags = [*(tag for tag in wandb_args.tags or [] if tag != "demo"), *(["demo"] if is_demo else [])]
         if wandb_args.mode in (None, "online"):
-            self.offline_because = why_offline()
-            wandb_args.mode = "offline" if self.offline_because else None  # None: as W&B's own settings say
+            self.offline_because, wandb_args.mode = go_offline_if_necessary(), None
 
     def instantiate_classes(self) -> None:
         try:
@@ -153,19 +152,19 @@ def computes_bfloat16(accelerator: str) -> bool:
 
 
 @rank_zero_only
-def why_offline() -> str | None:
-    """Return why W&B can only write to the run's folder, or None if its server awaits the run."""
+def go_offline_if_necessary() -> str | None:
+    """Let W&B write to the run's folder alone unless its server awaits the run; if so, return why."""
     here = str(Path(__file__).parent)
     mode = wandb.setup(wandb.Settings(git_root=here)).settings.mode  # it would look for the commit in the run's folder
     try:
         # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
             return None
-        reason = "as WANDB_MODE says" if mode == "offline" else "nobody is logged in"
+        reason = "as its settings say" if mode == "offline" else "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    # what W&B would say in many lines is said in one
-    wandb.termsetup(wandb.setup(wandb.Settings(silent=True)).settings, None)
+    # silent: what W&B would say in many lines is said in one
+    wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
     return reason
 
 

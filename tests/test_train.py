@@ -81,6 +81,9 @@ def test_a_runs_own_config_repeats_it(fruits: Path) -> None:
     expected = first.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
     assert metrics(again.run_folder) == metrics(first.run_folder)
+    # whether the first was offline does not decide it for the second
+    loggers = yaml.safe_load((first.run_folder / "config.yaml").read_text())["trainer"]["logger"]
+    assert [logger["init_args"]["mode"] for logger in loggers if "Wandb" in logger["class_path"]] == [None]
 
 
 def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -134,7 +137,7 @@ def test_a_run_on_demo_images_is_tagged(fruits: Path, monkeypatch: pytest.Monkey
     for root in ("null", str(fruits)):
         run = main(tiny("fit", Path(root), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]"))
         tags.append([tag for record in read_wandb(run.run_folder)["run"] for tag in record.get("tags", [])])
-    assert tags == [["demo", "mine"], ["mine"]]
+    assert tags == [["mine", "demo"], ["mine"]]
 
 
 def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
