@@ -146,7 +146,6 @@ def test_bad_files_are_named_with_their_reason_and_the_rest_is_used(tmp_path: Pa
     assert [path for path, entry in entries.items() if reasons[path] not in entry.reason.lower()] == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither these permissions nor seteuid")
 def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     root = tmp_path / "in"
     save(root / "whole.png")
