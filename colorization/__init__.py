@@ -1,0 +1,3 @@
+from colorization.colorizer import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
+
+__all__ = ["Colorizer", "DeepColorizer", "ResNetColorizer", "ShallowColorizer"]

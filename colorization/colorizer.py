@@ -1,0 +1,169 @@
+"""How a colorizer learns and is judged, and the three there are: one for each network in networks.py."""
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer, RMSprop
+from torchmetrics import MetricCollection
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
+from colorization.metrics import CIEDE2000, ColorfulnessDifference
+from colorization.networks import DeepNet, ResNetNet, ShallowNet
+from evaluation import evaluating
+
+OptimizerName = Literal["rmsprop", "adam", "sgd"]
+LossName = Literal["mse", "mae"]
+OPTIMIZERS = {"rmsprop": RMSprop, "adam": Adam, "sgd": SGD}
+ERRORS = {"mse": F.mse_loss, "mae": F.l1_loss}
+
+
+class Colorizer(LightningModule):
+    """Predict the a and b of an image from its lightness, in Lab divided by ``lab_scale``: *chroma* from here on.
+
+    Both errors are logged whichever is minimized, so that runs can be compared. ``validate`` and ``test`` log
+    all metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images' chroma.
+
+    Args:
+        net: maps lightness (B, 1, H, W) in [0, 1] to chroma (B, 2, H, W) in [-1, 1], for H and W that are
+            multiples of ``net.stride``.
+        optimizer: all its settings but ``lr`` are PyTorch's defaults.
+        lr: learning rate, constant through training.
+        loss: what is minimized, the mean over images, pixels, a and b.
+
+    Raises:
+        ValueError: if ``lr`` is not positive.
+    """
+
+    lab_scale: Tensor  # (3, 1, 1); in the checkpoint, which stays right should LAB_SCALE ever change
+    mean_chroma: Tensor  # (2, 1, 1), over all images that were trained on
+    num_trained: Tensor
+    image_size: Tensor  # the shorter side of the images that were trained on, in pixels; 0 before
+
+    def __init__(
+        self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"model.init_args: lr is {lr}, needs over 0.")
+        self.save_hyperparameters(ignore="net")
+        self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
+        self.optimizer, self.lr, self.loss = optimizer, lr, loss
+        self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
+        self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
+        self.register_buffer("num_trained", torch.tensor(0))
+        self.register_buffer("image_size", torch.tensor(0))
+        quality = MetricCollection(
+            {
+                "psnr": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=1.0),
+                "ciede2000": CIEDE2000(),
+                "colorfulness_difference": ColorfulnessDifference(),
+            }
+        )
+        self.quality = nn.ModuleDict({name: quality.clone() for name in ("prediction", "gray", "mean_ab")})
+
+    def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Convert RGB (B, 3, H, W) in [0, 1] to lightness (B, 1, H, W) in [0, 1] and chroma (B, 2, H, W)."""
+        lightness, chroma = (rgb_to_lab(images) / self.lab_scale).split([1, 2], dim=1)
+        return lightness, chroma
+
+    def join(self, lightness: Tensor, chroma: Tensor) -> Tensor:
+        """Convert lightness (B, 1, H, W) and chroma (B, 2, H, W) to RGB (B, 3, H, W) in [0, 1]."""
+        return lab_to_rgb(torch.cat([lightness, chroma], dim=1) * self.lab_scale)
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        """Predict the chroma (B, 2, H, W) in [-1, 1], float32, of lightness (B, 1, H, W) in [0, 1] of any size."""
+        height, width = lightness.shape[2:]
+        margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
+        return self.net(F.pad(lightness, margin, mode="replicate"))[..., :height, :width].float()
+
+    def colorize(self, images: Tensor) -> Tensor:
+        """Color RGB images (B, 3, H, W) in [0, 1] anew from their lightness, as in evaluation."""
+        with evaluating(self):
+            lightness, _ = self.split(images)
+            return self.join(lightness, self(lightness))
+
+    def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        lightness, chroma = self.split(images)
+        self.num_trained += len(images)
+        self.image_size.fill_(min(images.shape[2:]))
+        self.mean_chroma += (
+            (chroma.mean(dim=(0, 2, 3)).view(2, 1, 1) - self.mean_chroma) * len(images) / self.num_trained
+        )
+        loss = self._log_errors("train/", self(lightness), chroma)
+        self.log("train/loss_step", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, images: Tensor, batch_idx: int) -> None:
+        self._evaluate("val/", images)
+
+    def test_step(self, images: Tensor, batch_idx: int) -> None:
+        self._evaluate("test/", images)
+
+    def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        return self.colorize(images)
+
+    def configure_optimizers(self) -> Optimizer:
+        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr)
+
+    def _evaluate(self, stage: str, images: Tensor) -> None:
+        lightness, chroma = self.split(images)
+        candidates = {"prediction": self(lightness)}
+        if self.trainer.state.fn is not TrainerFn.FITTING:
+            candidates |= {"gray": torch.zeros_like(chroma), "mean_ab": self.mean_chroma.expand_as(chroma)}
+        for name, candidate in candidates.items():
+            prefix = stage if name == "prediction" else f"{stage}{name}_"
+            self._log_errors(prefix, candidate, chroma)
+            quality = cast(MetricCollection, self.quality[name])
+            with torch.autocast(images.device.type, enabled=False):  # SSIM subtracts squares that nearly agree
+                quality.update(self.join(lightness, candidate), images)
+            self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
+
+    def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
+        errors = {name: error(predicted, chroma) for name, error in ERRORS.items()}
+        for name, value in {"loss": errors[self.loss], **errors}.items():
+            self.log(
+                f"{prefix}{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(chroma),
+                sync_dist=True,
+                prog_bar=name == "loss",
+            )
+        return errors[self.loss]
+
+
+class ShallowColorizer(Colorizer):
+    """Models 1, 3, 4, 5 and 8 of the report."""
+
+    def __init__(self, optimizer: OptimizerName, lr: float, loss: LossName) -> None:
+        super().__init__(ShallowNet(), optimizer, lr, loss)
+
+
+class DeepColorizer(Colorizer):
+    """Models 2, 6 and 9 of the report."""
+
+    def __init__(self, optimizer: OptimizerName, lr: float, loss: LossName) -> None:
+        super().__init__(DeepNet(), optimizer, lr, loss)
+
+
+class ResNetColorizer(Colorizer):
+    """Model 7 of the report.
+
+    Args:
+        weights: with which the encoder begins to learn, named as in torchvision; None draws them at random.
+    """
+
+    def __init__(
+        self, optimizer: OptimizerName, lr: float, loss: LossName, weights: str | None = "IMAGENET1K_V1"
+    ) -> None:
+        super().__init__(ResNetNet(weights), optimizer, lr, loss)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hyper_parameters"]["weights"] = None  # from here on they are the checkpoint's
