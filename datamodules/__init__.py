@@ -1,3 +1,4 @@
 from datamodules.fruits import FruitsDataModule
+from datamodules.paintings import PaintingsDataModule
 
-__all__ = ["FruitsDataModule"]
+__all__ = ["FruitsDataModule", "PaintingsDataModule"]

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from colorization.metrics import colorfulness
 from datamodules.cache import build_once, cache_folder
 
 FORMAT = 1  # raised when stores that older code built no longer serve
@@ -27,6 +29,13 @@ MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and wou
 BLOCK = 256  # images in memory at a time while building
 
 Part = Literal["train", "val", "test"]
+FINDINGS = {
+    "kept": "kept",
+    "duplicate": "of them exact copies of another",
+    "colorless": "of them nearly colorless",
+    "unreadable": "left out: unreadable",
+    "leak": "left out: training has the same",
+}
 
 
 class DataError(ValueError):
@@ -41,7 +50,15 @@ class Entry(NamedTuple):
     status: str  # kept; unreadable; or leak: the same bytes stand in an earlier part
     reason: str  # why it is unreadable
     duplicate_of: str  # the first file with the same bytes
-    colorfulness: str  # see colorfulness(); empty if unreadable
+    colorfulness: str  # as colorization.metrics measures it; empty if unreadable
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        """Yield all there is to say of the file: a key of FINDINGS, and the particulars."""
+        yield self.status, self.reason or self.duplicate_of
+        if self.status == "kept" and self.duplicate_of:
+            yield "duplicate", self.duplicate_of
+        if self.status == "kept" and float(self.colorfulness) < COLORLESS:
+            yield "colorless", self.colorfulness
 
 
 class File(NamedTuple):
@@ -62,24 +79,17 @@ class ImageStore:
     Attributes:
         pixels: (N, 3, size, size) uint8, read-only; a row for each kept file, in the manifest's order.
         rows: the rows of each part.
-        num_unreadable: files that were dropped because they could not be decoded.
-        num_leaks: files of a later part that were dropped because an earlier part has the same bytes.
-        num_duplicates: files that were kept although another of their part has the same bytes.
-        num_colorless: files that were kept although they are nearly colorless.
+        counts: the number of files for each (finding, part); see FINDINGS.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         parts = []
-        counts: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
         for entry in read_manifest(folder):
-            counts[entry.status] += 1
+            self.counts.update((finding, entry.part) for finding, _ in entry.findings())
             if entry.status == "kept":
                 parts.append(entry.part)
-                counts["duplicate"] += bool(entry.duplicate_of)
-                counts["colorless"] += float(entry.colorfulness) < COLORLESS
-        self.num_unreadable, self.num_leaks = counts["unreadable"], counts["leak"]
-        self.num_duplicates, self.num_colorless = counts["duplicate"], counts["colorless"]
         self.rows = {part: np.flatnonzero(np.array(parts) == part) for part in ("train", "val", "test")}
         self.pixels: NDArray[np.uint8] = np.memmap(
             folder / "pixels.uint8", dtype=np.uint8, mode="r", shape=(len(parts), 3, size, size)
@@ -89,15 +99,21 @@ class ImageStore:
         return ImageStore, (self.folder, self.size)  # a worker maps the file; pickling the map would copy the pixels
 
     def summary(self) -> str:
-        """Say in a line how many images there are of each part, and what was found wrong."""
-        parts = ", ".join(f"{len(rows):,} {part}" for part, rows in self.rows.items() if len(rows))
-        found = {
-            "unreadable, left out": self.num_unreadable,
-            "left out because training has them too": self.num_leaks,
-            "exact duplicates, kept": self.num_duplicates,
-            "nearly colorless, kept": self.num_colorless,
-        }
-        return "; ".join([parts, *(f"{number:,} {what}" for what, number in found.items() if number)])
+        """Say in a short table how many images of each part were kept, and what was found wrong."""
+        parts = sorted({part for _, part in self.counts}, key=[*self.rows, ""].index)
+        lines = ["".join(f"{part or 'unknown':>10}" for part in parts)]
+        for finding, meaning in FINDINGS.items():
+            numbers = [self.counts[finding, part] for part in parts]
+            if any(numbers):
+                lines.append("".join(f"{number:10,}" for number in numbers) + f"  {meaning}")
+        return "\n".join(lines)
+
+    def findings(self) -> Iterator[str]:
+        """Name each file of which more is to say than that it is kept."""
+        for entry in read_manifest(self.folder):
+            for finding, particulars in entry.findings():
+                if finding != "kept":
+                    yield f"{finding:12}{entry.path}  ({particulars})"
 
 
 def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> ImageStore:
@@ -202,16 +218,6 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def colorfulness(image: NDArray[np.uint8]) -> float:
-    """Measure how colorful an image (3, H, W) looks: 0 if it is gray, about 15 if slightly, 59 if quite colorful.
-
-    Hasler & Süsstrunk 2003, "Measuring colourfulness in natural images", section 7.
-    """
-    red, green, blue = image.astype(np.float32)
-    opponent = np.stack([red - green, (red + green) / 2 - blue]).reshape(2, -1)
-    return float(np.hypot(*opponent.std(axis=1)) + 0.3 * np.hypot(*opponent.mean(axis=1)))
-
-
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
     if needed > free:
@@ -256,7 +262,7 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
                     original, original_part = first_with.setdefault(digest, (file.path, part))
                     status = "kept" if original_part == part else "leak"
                     duplicate_of = "" if original == file.path else original
-                    color = f"{colorfulness(image):.1f}"
+                    color = f"{colorfulness(torch.tensor(image)[None] / 255).item():.1f}"
                     manifest.writerow(Entry(file.path, part, status, "", duplicate_of, color))
                     if status == "kept":
                         pixels.write(image.tobytes())

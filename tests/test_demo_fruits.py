@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from skimage.measure import label
 
-from datamodules import demo
-from datamodules.demo import FRUITS, draw_fruit
+from datamodules import demo_fruits
+from datamodules.demo_fruits import FRUITS, draw_fruit
 
 SEEDS = range(8)
 
@@ -68,8 +68,8 @@ def test_any_two_kinds_differ_in_color_or_form() -> None:
 
 
 def test_files_are_laid_out_like_fruits_360(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 2, "Test": 1})
-    demo.write_fruits(tmp_path)
+    monkeypatch.setattr(demo_fruits, "NUM_IMAGES", {"Training": 2, "Test": 1})
+    demo_fruits.write_fruits(tmp_path)
     paths = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     numbers = [("Training", 0), ("Training", 1), ("Test", 0)]
     assert paths == {f"{part}/{kind}/{i}_100.jpg" for part, i in numbers for kind in FRUITS}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules import FruitsDataModule, demo
+from datamodules import FruitsDataModule, PaintingsDataModule, demo_fruits
 from datamodules.store import DataError, read_manifest
 from tests.world import write_ball
 
@@ -84,18 +84,68 @@ def test_any_other_folder_is_split_by_content(tmp_path: Path) -> None:
     assert len(torch.cat([train, val, test]).flatten(1).unique(dim=0)) == 60
 
 
+def test_files_of_which_more_is_to_say_are_counted_and_on_demand_named(
+    paintings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (paintings / "training_set" / "painting" / "0.jpg").write_bytes(b"")
+    for list_files in (False, True):
+        caplog.clear()
+        PaintingsDataModule(str(paintings), size=16, batch_size=4, list_files=list_files).prepare_data()
+        said = "\n".join(caplog.messages)
+        assert "        13         6  kept\n         1         0  left out: unreadable" in said
+        assert ("unreadable  training_set/painting/0.jpg  (empty file)" in said) == list_files
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_flips_are_a_function_of_seed_epoch_and_image(paintings: Path, num_workers: int) -> None:
+    data = PaintingsDataModule(str(paintings), size=16, batch_size=14, num_workers=num_workers, flip=True)
+    data.prepare_data()
+    data.setup("fit")
+    plain = torch.from_numpy(data.store.pixels[data.store.rows["train"]]) / 255
+
+    def flips(seed: int, epoch: int) -> list[bool]:
+        """Of each image, in the store's order, whether it was mirrored."""
+        data.seed = seed
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        (batch,) = (data.on_after_batch_transfer(batch, 0) for batch in loader)
+        found = []
+        for image in plain:
+            (is_plain,) = ((batch == image).flatten(1).all(dim=1).nonzero().numel(),)
+            (is_mirrored,) = ((batch == image.flip(-1)).flatten(1).all(dim=1).nonzero().numel(),)
+            assert is_plain + is_mirrored == 1
+            found.append(is_mirrored == 1)
+        return found
+
+    assert flips(0, 3) == flips(0, 3)
+    assert flips(0, 3) != flips(0, 4)
+    assert flips(0, 3) != flips(1, 3)
+    assert 3 <= sum(flips(0, 3)) <= 11
+
+
+def test_nothing_is_flipped_that_is_not_trained_on(paintings: Path) -> None:
+    data = PaintingsDataModule(str(paintings), size=16, batch_size=6, flip=True)
+    data.prepare_data()
+    data.setup("fit")
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        (batch,) = loader
+        assert np.array_equal(batch, data.store.pixels[data.store.rows["val"]])
+
+
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
     write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(200, 0, 0))
-    with pytest.raises(DataError, match=r"too few: 1 (train|val|test)\. Add images .*manifest\.csv"):
+    with pytest.raises(
+        DataError, match=r"Of the 1 images .* fell to (train|val): too few\. Add images .*manifest\.csv"
+    ):
         load(tmp_path / "one")
 
 
 def test_without_a_root_demo_fruits_are_drawn_once_and_said_to_be_such(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 2, "Test": 1})
+    monkeypatch.setattr(demo_fruits, "NUM_IMAGES", {"Training": 2, "Test": 1})
     data = load(None)
-    assert len(data.train_dataloader().dataset) == 2 * len(demo.FRUITS)
+    assert len(data.train_dataloader().dataset) == 2 * len(demo_fruits.FRUITS)
     (line,) = [line for line in caplog.messages if "demo fruits" in line]
     assert "--data.init_args.root" in line
     assert capsys.readouterr().err.count("Drawing") > 0

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 import train
-from datamodules import FruitsDataModule, demo
+from datamodules import FruitsDataModule, demo_fruits
 from tests.world import CONFIGS, tiny
 from train import main
 from vae import ConvVAE
@@ -132,7 +132,7 @@ def test_weights_and_biases_holds_what_the_run_folder_holds(fruits: Path) -> Non
 
 
 def test_a_run_on_demo_images_is_tagged(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 1, "Test": 1})
+    monkeypatch.setattr(demo_fruits, "NUM_IMAGES", {"Training": 1, "Test": 1})
     tags = []
     for root in ("null", str(fruits)):
         run = main(tiny("fit", Path(root), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]"))

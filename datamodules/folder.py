@@ -1,0 +1,191 @@
+"""Any folder of images, as batches on the device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.store import DataError, ImageStore, Part, open_store
+
+
+class FolderDataModule(LightningDataModule, ABC):
+    """Batches of RGB images (B, 3, size, size) in [0, 1], on the device: what every model here takes.
+
+    A folder in the layout in which the data set is published is split as that says, with the validation images for
+    the test too; any other is split 80 / 10 / 10 by the content of its files.
+
+    Args:
+        root: folder of the images; ``kaggle:owner/dataset/folder`` fetches it; None draws demo images.
+        size: height and width of every image, in pixels: the shorter side is scaled to it, the longer cropped.
+        batch_size: images in a batch, on each device; at least 2.
+        num_workers: processes that read ahead; with 0 the training process reads, which a store is fast enough for.
+        seed: with the epoch it decides the order of the training images.
+        flip: mirror half of the training images, other ones in each epoch.
+        list_files: name the files that are left out, copies of others or nearly colorless, instead of only counting.
+
+    Raises:
+        ValueError: if a number is too small to work with, or ``root`` is empty.
+        DataError: on setup, if ``root`` is not there or holds too few images.
+    """
+
+    layout: ClassVar[dict[str, Part]]  # the folder of each part, as published
+    kind: ClassVar[str]  # what the images show
+    published: ClassVar[str]  # a root that fetches the data set
+
+    def __init__(
+        self,
+        root: str | None,
+        size: int,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        flip: bool = False,
+        list_files: bool = False,
+    ) -> None:
+        super().__init__()
+        if root == "":
+            raise ValueError(
+                f"data.init_args.root is empty. Name a folder of images, or null to draw demo {self.kind}."
+            )
+        if batch_size < 2:
+            raise ValueError(
+                f"data.init_args.batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize one image."
+            )
+        if size < 1 or num_workers < 0:
+            raise ValueError(f"data.init_args: size is {size}, needs 1 or more; num_workers {num_workers}, 0 or more.")
+        self.save_hyperparameters()
+        self.root, self.size, self.seed = root, size, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.flip, self.list_files = flip, list_files
+
+    @staticmethod
+    @abstractmethod
+    def draw_demo() -> Path:
+        """Return the folder of the demo images, which are drawn if they are not there yet."""
+
+    def prepare_data(self) -> None:
+        store = self._open_store()
+        if self.root is None:
+            rank_zero_info(
+                f"Data: demo {self.kind}, drawn by this program. For real ones set --data.init_args.root to a folder "
+                f"of images, or to {self.published} (README, 'Real {self.kind}')."
+            )
+        for line in store.findings() if self.list_files else []:
+            rank_zero_info(line)
+        rank_zero_info(f"Data: what became of each file is in {store.folder / 'manifest.csv'}\n{store.summary()}")
+
+    def setup(self, stage: str) -> None:
+        self.store = self._open_store()
+        if stage == "fit":
+            self._check_number("train", at_least=2)
+            self._check_number("val", at_least=1)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        images = (FlippedImages if self.flip else Images)(self.store, "train")
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # also in a single process: its order is a function of seed and epoch, whatever happened before
+        order: DistributedSampler[Any] = (FlippedOrder if self.flip else DistributedSampler)(
+            images, replicas, rank, seed=self.seed
+        )
+        # a last batch of one is left out, which in every epoch is another image
+        return self._loader(images, sampler=order, drop_last=len(order) % self.batch_size == 1)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(Images(self.store, "val"))
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(Images(self.store, "test" if len(self.store.rows["test"]) else "val"))
+
+    predict_dataloader = test_dataloader
+
+    def on_after_batch_transfer(self, batch: Tensor | list[Tensor], dataloader_idx: int) -> Tensor:
+        if isinstance(batch, list):
+            images, flips = batch
+            batch = torch.where(flips[:, None, None, None], images.flip(-1), images)
+        return batch.float() / 255  # bytes travel; floats are made on the device
+
+    def _open_store(self) -> ImageStore:
+        if self.root is None:
+            root = self.draw_demo()
+        elif self.root.startswith("kaggle:"):
+            root = fetch(self.root)
+        else:
+            root = Path(self.root)
+        as_published = all((root / folder).is_dir() for folder in self.layout)
+        return open_store(root, self.size, self.layout if as_published else None)
+
+    def _check_number(self, part: Part, at_least: int) -> None:
+        if len(self.store.rows[part]) < at_least:
+            raise DataError(
+                f"Of the {len(self.store.pixels):,} images of '{self.root}' that can be used, "
+                f"{len(self.store.rows[part])} fell to {part}: too few. Add images (without folders named "
+                f"{' and '.join(self.layout)} their content decides where they fall), or see what became of them: "
+                f"{self.store.folder / 'manifest.csv'}"
+            )
+
+    def _loader(self, images: "Images", **order: Any) -> DataLoader[Tensor]:
+        return DataLoader(
+            images,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **order,
+        )
+
+
+class Images(Dataset[Tensor]):
+    """The images of one part of a store, each (3, size, size) uint8."""
+
+    def __init__(self, store: ImageStore, part: Part) -> None:
+        self.store, self.rows = store, store.rows[part]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.store.pixels[self.rows[index]].copy())  # torch wants memory it may write
+
+
+class FlippedImages(Images):
+    """Images, each with whether it is to be flipped, which is done on the device."""
+
+    def __getitem__(self, index_and_flip: tuple[int, bool]) -> tuple[Tensor, bool]:  # type: ignore[override]
+        index, flip = index_and_flip
+        return super().__getitem__(index), flip
+
+
+class FlippedOrder(DistributedSampler[Any]):
+    """Yields each index with whether to flip its image: a function of seed, epoch and index."""
+
+    def __iter__(self) -> Iterator[Any]:
+        flips = np.random.default_rng([self.seed, self.epoch]).random(len(self.dataset)) < 0.5  # type: ignore[arg-type]
+        for index in super().__iter__():
+            yield index, flips[index]
+
+
+def fetch(root: str) -> Path:
+    """Download ``kaggle:owner/dataset/folder``, or find it in Kaggle's own cache, and return the folder."""
+    owner, _, dataset_and_folder = root.removeprefix("kaggle:").partition("/")
+    dataset, _, folder = dataset_and_folder.partition("/")
+    if not (owner and dataset):
+        raise DataError(f"'{root}' names no data set. Write kaggle:owner/dataset, or kaggle:owner/dataset/folder.")
+    try:
+        import kagglehub
+    except ImportError:
+        raise DataError(
+            f"'{root}' is fetched by kagglehub, which is not installed: .venv/bin/pip install 'kagglehub>=0.3,<2'"
+        ) from None
+    try:
+        return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), folder)
+    except Exception as error:  # its own errors share no base class
+        raise DataError(
+            f"Kaggle did not give '{root}': {error}. Or download it with a browser, and set root to its folder."
+        ) from error
