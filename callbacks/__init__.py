@@ -1,4 +1,4 @@
 from callbacks.curves import LogCurves
-from callbacks.images import LogReconstructions, LogSamples, SavePredictions
+from callbacks.images import LogColorizations, LogReconstructions, LogSamples, SavePredictions
 
-__all__ = ["LogCurves", "LogReconstructions", "LogSamples", "SavePredictions"]
+__all__ = ["LogColorizations", "LogCurves", "LogReconstructions", "LogSamples", "SavePredictions"]

@@ -19,15 +19,27 @@ FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
 
 
 class EpochImages(Callback, ABC):
-    """After each epoch's validation a grid of images, and at the end of the run a film strip: a row an epoch.
+    """A grid of images after an epoch's validation, and at the end of the run a film strip: a row for each grid.
 
     The grids are ``media/<name>/epoch_0000.png`` and so on, the strip is ``media/<name>.png``.
     What a subclass draws must neither change the model nor use the global random state.
+
+    Args:
+        every_n_epochs: between two grids; the last epoch always has one.
+
+    Raises:
+        ValueError: if ``every_n_epochs`` is not positive.
     """
 
     name: str
     num_rows: int
-    film_row: int  # the row of each grid that the film strip shows, headed by the rows above it
+    film_row: int  # of each grid, which the film strip shows
+    fixed_rows: tuple[int, ...] = ()  # the same in all grids: above and below in the film strip
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}, needs 1 or more.")
+        self.every_n_epochs = every_n_epochs
 
     @abstractmethod
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
@@ -37,15 +49,17 @@ class EpochImages(Callback, ABC):
         self.media = media_folder(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
+        epoch = trainer.current_epoch
+        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        if due and trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
             images = self.draw(trainer, pl_module)
-            path = self.media / self.name / f"epoch_{trainer.current_epoch:04d}.png"
+            path = self.media / self.name / f"epoch_{epoch:04d}.png"
             publish(grid(images, len(images) // self.num_rows), path, trainer, self.name)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         grids = sorted((self.media / self.name).glob("epoch_*.png"))
         if trainer.is_global_zero and grids:
-            film = film_strip(grids, self.num_rows, self.film_row)
+            film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows)
             publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -59,12 +73,25 @@ class LogReconstructions(EpochImages):
     name = "reconstructions"
     num_rows = 2
     film_row = 1
+    fixed_rows = (0,)
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
-        dataset = trainer.val_dataloaders.dataset  # type: ignore[union-attr]
-        spread = torch.linspace(0, len(dataset) - 1, min(COLUMNS, len(dataset))).long().tolist()
-        images = trainer.strategy.batch_to_device(torch.stack([dataset[index] for index in spread]))
+        images = validation_images(trainer)
         return torch.cat([images, pl_module.reconstruct(images)])
+
+
+class LogColorizations(EpochImages):
+    """Validation images, ever the same ones and from all over the set: their lightness, colorized, as they are."""
+
+    name = "colorizations"
+    num_rows = 3
+    film_row = 1
+    fixed_rows = (0, 2)
+
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        images = validation_images(trainer)
+        lightness, chroma = pl_module.split(images)
+        return torch.cat([pl_module.join(lightness, 0 * chroma), pl_module.colorize(images), images])
 
 
 class LogSamples(EpochImages):
@@ -99,26 +126,39 @@ class SavePredictions(Callback):
         pairs.save(path)
 
 
+def validation_images(trainer: Trainer) -> Tensor:
+    """Return up to COLUMNS images from all over the validation set, ever the same ones, on the device."""
+    dataset = trainer.val_dataloaders.dataset  # type: ignore[union-attr]
+    spread = torch.linspace(0, len(dataset) - 1, min(COLUMNS, len(dataset))).long().tolist()
+    return trainer.strategy.batch_to_device(torch.stack([dataset[index] for index in spread]))
+
+
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Lay images (B, 3, H, W) in [0, 1] out in rows, as 8-bit RGB."""
     return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
 
 
-def film_strip(grids: list[Path], num_rows: int, film_row: int) -> Image.Image:
-    """Stack one row of each grid, with its epoch (the number in the file's name) beside it."""
+def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: tuple[int, ...]) -> Image.Image:
+    """Stack one row of each grid, with its epoch (the number in the file's name) beside it, between the fixed rows."""
     frames = torch.linspace(0, len(grids) - 1, min(FILM_EPOCHS, len(grids))).round().long().tolist()
-    first = Image.open(grids[0])
-    row_height = (first.height - MARGIN) // num_rows
+    lines = [
+        *((grids[0], row) for row in fixed_rows if row < film_row),
+        *((grids[frame], film_row) for frame in frames),
+        *((grids[0], row) for row in fixed_rows if row > film_row),
+    ]
+    with Image.open(grids[0]) as first:
+        width, row_height = first.width, (first.height - MARGIN) // num_rows
     font = ImageFont.load_default(max(10, row_height // 5))
     label_width = int(font.getlength(" epoch "))
-    strip = Image.new("RGB", (label_width + first.width, (film_row + len(frames)) * row_height + MARGIN), "white")
-    strip.paste(first.crop((0, 0, first.width, film_row * row_height)), (label_width, 0))
+    strip = Image.new("RGB", (label_width + width, len(lines) * row_height + MARGIN), "white")
     write = ImageDraw.Draw(strip)
-    for line, frame in enumerate(frames, start=film_row):
-        with Image.open(grids[frame]) as image:
-            row = image.crop((0, film_row * row_height, image.width, (film_row + 1) * row_height))
-        strip.paste(row, (label_width, line * row_height))
-        epoch = int(grids[frame].stem.removeprefix("epoch_"))
-        middle = (label_width // 2, line * row_height + row_height // 2)
-        write.text(middle, f"epoch\n{epoch}", fill="black", font=font, anchor="mm", align="center")
+    for line, (path, row) in enumerate(lines):
+        with Image.open(path) as image:
+            strip.paste(
+                image.crop((0, row * row_height, width, (row + 1) * row_height)), (label_width, line * row_height)
+            )
+        if row == film_row:
+            epoch = int(path.stem.removeprefix("epoch_"))
+            middle = (label_width // 2, line * row_height + row_height // 2)
+            write.text(middle, f"epoch\n{epoch}", fill="black", font=font, anchor="mm", align="center")
     return strip

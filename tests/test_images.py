@@ -5,10 +5,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
 
 from callbacks import LogReconstructions, LogSamples
 from callbacks.images import COLUMNS, MARGIN, film_strip
-from tests.world import tiny
+from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
 
@@ -50,6 +51,39 @@ def test_samples_are_the_same_latents_decoded_anew(run: PigmentCLI) -> None:
     assert not (pictures[0] == pictures[1]).all()
 
 
+COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
+
+
+def test_colorizations_stand_between_their_lightness_and_the_originals(paintings: Path) -> None:
+    run = main(tiny("fit", paintings, "--trainer.max_epochs=7", config=COLORIZER))
+    media = run.run_folder / "media"
+    grids = [cells(read(path)) for path in sorted((media / "colorizations").iterdir())]
+    assert [path.name for path in sorted((media / "colorizations").iterdir())] == [
+        "epoch_0000.png",
+        "epoch_0005.png",  # as the config says, every five epochs
+        "epoch_0006.png",  # and the last
+    ]
+    images = torch.stack(list(run.datamodule.val_dataloader().dataset))
+    colorized = run.model.colorize(images / 255).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    for gray, _, original in grids:
+        assert (original == images.permute(0, 2, 3, 1).numpy()).all()
+        assert (gray.max(axis=-1) - gray.min(axis=-1)).max() <= 1
+        assert np.abs(gray[..., 0] - 255 * rgb2gray_of_lightness(original)).max() <= 1
+    assert np.abs(grids[-1][1].astype(int) - colorized).max() <= 1
+    assert not (grids[0][1] == grids[1][1]).all()
+
+    film = read(media / "colorizations.png")[:, -grids[0].shape[1] * CELL - MARGIN :]
+    rows = [grids[0][0], grids[0][1], grids[1][1], grids[2][1], grids[0][2]]
+    assert (cells(film) == np.array(rows)).all()
+
+
+def rgb2gray_of_lightness(images: np.ndarray) -> np.ndarray:
+    """The gray level of the lightness that RGB images (..., 3) have, in [0, 1]."""
+    lab = rgb2lab(images)
+    lab[..., 1:] = 0
+    return lab2rgb(lab)[..., 0]
+
+
 def test_film_strips_have_a_row_for_each_epoch(run: PigmentCLI) -> None:
     media = run.run_folder / "media"
     for name, film_row in {"reconstructions": 1, "samples": 0}.items():
@@ -76,11 +110,16 @@ def test_a_run_that_is_stopped_by_ctrl_c_has_its_film(fruits: Path) -> None:
     assert len(read(media / "samples.png")) == 2 * CELL + MARGIN
 
 
+def test_pictures_every_no_epochs_are_refused() -> None:
+    with pytest.raises(ValueError, match="LogSamples: every_n_epochs is 0, needs 1 or more"):
+        LogSamples(every_n_epochs=0)
+
+
 def test_a_long_film_is_thinned_evenly(tmp_path: Path) -> None:
     paths = [tmp_path / f"epoch_{number:04d}.png" for number in range(100)]
     for number, path in enumerate(paths):
         Image.new("RGB", (50, 2 * 20 + MARGIN), (number, 0, 0)).save(path)
-    strip = np.asarray(film_strip(paths, num_rows=2, film_row=0))
+    strip = np.asarray(film_strip(paths, num_rows=2, film_row=0, fixed_rows=()))
     shown = strip[10:-MARGIN:20, -1, 0].tolist()
     assert shown == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
 
