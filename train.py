@@ -137,6 +137,8 @@ class PigmentCLI(LightningCLI):
             self.parser.error(
                 f"the model of '{config.ckpt_path}' is {saved_class}, not {config.model.class_path}. {remedy}"
             )
+        if "weights" in remembered:  # with which an encoder began; the checkpoint's own need no download
+            config.model.init_args.weights = remembered["weights"]
         for name, value in remembered.items():
             given = config.model.init_args.get(name, value)
             if given != value:
