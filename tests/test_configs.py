@@ -38,7 +38,7 @@ def losses(run_folder: Path, name: str) -> list[float]:
 @pytest.mark.parametrize("config", RECIPES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_config_trains(config: Path, fruits: Path, paintings: Path) -> None:
     root = paintings if config.parent.name == "colorization" else fruits
-    num_epochs = 6 if "rmsprop" in config.name else 3  # RMSprop's first steps are ten times as long
+    num_epochs = 6 if "rmsprop" in config.name else 3  # RMSprop's first steps are long
     run = main(tiny("fit", root, f"--trainer.max_epochs={num_epochs}", config=config))
     for name in ("train/loss", "val/loss"):
         first, *_, last = losses(run.run_folder, name)
