@@ -3,10 +3,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import pytest
 import torch
+from PIL import Image
 
-from tests.world import tiny
+from colorization.__main__ import main as colorize
+from tests.world import CONFIGS, tiny
 from train import main
 
 ROOT = Path(__file__).parents[1]
@@ -20,15 +21,15 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 
 
-def test_its_python_commands_run_in_the_order_given_and_so_does_its_python(
-    fruits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_python_commands_run_in_the_order_given_and_so_does_its_python(fruits: Path, paintings: Path) -> None:
     Path("configs").symlink_to(ROOT / "configs")
     commands = [line for line in COMMANDS if line.startswith("python train.py")]
-    assert len(commands) >= 8
+    assert len(commands) >= 10
     for command in commands:
-        given = shlex.split(command.replace("/path/to/fruits-360", str(fruits)))[2:]
-        stage, *small = tiny(given[0], fruits)
+        named = command.replace("/path/to/fruits-360", str(fruits)).replace("/path/to/paintings", str(paintings))
+        given = shlex.split(named)[2:]
+        config = Path(given[given.index("--config") + 1])
+        stage, *small = tiny(given[0], paintings if config.parent.name == "colorization" else fruits, config=config)
         assert stage == given[0]
         briefly = ["--trainer.max_epochs=1"] if stage == "fit" else []
         main([*given, *(option for option in small if option.partition("=")[0] not in given), *briefly])
@@ -39,6 +40,23 @@ def test_its_python_commands_run_in_the_order_given_and_so_does_its_python(
     assert names["fruits"].shape == names["again"].shape == (8, 3, 16, 16)
 
 
+def test_a_checkpoint_colorizes_files_as_it_says(paintings: Path) -> None:
+    run = main(
+        tiny("fit", paintings, "--trainer.max_epochs=1", config=CONFIGS / "colorization" / "4_shallow_adam.yaml")
+    )
+    (command,) = [line for line in COMMANDS if line.startswith("python -m colorization")]
+    for name in ("old.jpg", "scans/in/1.jpg", "more/2.tif"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (30, 20), 99).save(name)
+    arguments = shlex.split(command.replace("runs/<run id>", str(run.run_folder)))[3:]
+    assert colorize(arguments) == 0
+    assert {str(path.relative_to("colorized")) for path in Path("colorized").rglob("*.*")} == {
+        "old.jpg",
+        "in/1.jpg",
+        "2.tif",
+    }
+
+
 def test_its_make_commands_do_what_it_says() -> None:
     commands = [line for line in COMMANDS if line.startswith("make")]
     done = {
@@ -47,11 +65,11 @@ def test_its_make_commands_do_what_it_says() -> None:
     }
     assert "train.py fit --config configs/vae.yaml" in done["make fit"].stdout
     assert "pytest" in done["make test"].stdout
-    assert len(commands) + sum(line.startswith("python train.py") for line in COMMANDS) == len(COMMANDS)
+    assert len(commands) + sum(line.startswith("python ") for line in COMMANDS) == len(COMMANDS)
 
 
 def test_what_it_shows_and_names_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)(.+?)\)", README):
+    for target in re.findall(r"\]\((?!http|#)(.+?)\)", README):
         assert (ROOT / target).is_file(), target
     (tree,) = (block for block in blocks("text") if "the entry point" in block)
     for name in re.findall(r"\b(\w+\.(?:py|yaml))\b", tree):
