@@ -136,7 +136,7 @@ class StrictParser(LightningArgumentParser):
 
     def _where(self, message: str) -> str | None:
         given = [*self.given, *(given for parser in self._by_subcommand().values() for given in parser.given)]
-        key = message.partition(": ")[0]
+        key = message.partition(": ")[0].partition(" is ")[0]
         while key:
             found = [there for there in reversed(given) if short(there.key) == short(key)]
             if found:  # of several, the one whose value the message names, or else the last, which counts

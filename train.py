@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cli import StrictParser
+from colorization.networks import WeightsError
 from datamodules.store import DataError
 
 DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
@@ -137,8 +138,6 @@ class PigmentCLI(LightningCLI):
             self.parser.error(
                 f"the model of '{config.ckpt_path}' is {saved_class}, not {config.model.class_path}. {remedy}"
             )
-        if "weights" in remembered:  # with which an encoder began; the checkpoint's own need no download
-            config.model.init_args.weights = remembered["weights"]
         for name, value in remembered.items():
             given = config.model.init_args.get(name, value)
             if given != value:
@@ -181,7 +180,7 @@ def main(args: ArgsType = None) -> PigmentCLI:
             parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in LightningCLI.subcommands()},
             args=args,
         )
-    except DataError as error:
+    except (DataError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     wandb.finish()  # or the next call in this process would go on with its run

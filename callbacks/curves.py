@@ -45,6 +45,8 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     """Draw a panel for each ``train/<term>`` that has a ``val/<term>``, from lists of (epoch, value)."""
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history]
+    # an error that is the loss needs no second panel
+    terms = [term for term in terms if term == "loss" or history[f"train/{term}"] != history.get("train/loss")]
     figure = Figure(figsize=(5 * len(terms), 4), layout="constrained", dpi=100)
     for axes, term in zip(figure.subplots(ncols=len(terms), squeeze=False)[0], terms, strict=True):
         for stage in ("train", "val"):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +25,7 @@ class EpochImages(Callback, ABC):
     What a subclass draws must neither change the model nor use the global random state.
 
     Args:
-        every_n_epochs: between two grids; the last epoch always has one.
+        every_n_epochs: between two grids; the last of ``max_epochs`` has one in any case.
 
     Raises:
         ValueError: if ``every_n_epochs`` is not positive.
@@ -34,7 +34,9 @@ class EpochImages(Callback, ABC):
     name: str
     num_rows: int
     film_row: int  # of each grid, which the film strip shows
-    fixed_rows: tuple[int, ...] = ()  # the same in all grids: above and below in the film strip
+    fixed_rows: ClassVar[
+        dict[int, str]
+    ] = {}  # the same in all grids, with what they show: above and below in the film strip
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
@@ -73,7 +75,7 @@ class LogReconstructions(EpochImages):
     name = "reconstructions"
     num_rows = 2
     film_row = 1
-    fixed_rows = (0,)
+    fixed_rows: ClassVar = {0: "original"}
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
         images = validation_images(trainer)
@@ -86,12 +88,12 @@ class LogColorizations(EpochImages):
     name = "colorizations"
     num_rows = 3
     film_row = 1
-    fixed_rows = (0, 2)
+    fixed_rows: ClassVar = {0: "lightness", 2: "original"}
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
         images = validation_images(trainer)
         lightness, chroma = pl_module.split(images)
-        return torch.cat([pl_module.join(lightness, 0 * chroma), pl_module.colorize(images), images])
+        return torch.cat([pl_module.join(lightness, torch.zeros_like(chroma)), pl_module.colorize(images), images])
 
 
 class LogSamples(EpochImages):
@@ -138,27 +140,24 @@ def grid(images: Tensor, columns: int) -> Image.Image:
     return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
 
 
-def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: tuple[int, ...]) -> Image.Image:
-    """Stack one row of each grid, with its epoch (the number in the file's name) beside it, between the fixed rows."""
+def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: dict[int, str]) -> Image.Image:
+    """Stack one row of each grid between the fixed rows, beside it its epoch (the number in the file's name)."""
     frames = torch.linspace(0, len(grids) - 1, min(FILM_EPOCHS, len(grids))).round().long().tolist()
     lines = [
-        *((grids[0], row) for row in fixed_rows if row < film_row),
-        *((grids[frame], film_row) for frame in frames),
-        *((grids[0], row) for row in fixed_rows if row > film_row),
+        *((grids[0], row, label) for row, label in fixed_rows.items() if row < film_row),
+        *((grids[frame], film_row, f"epoch\n{int(grids[frame].stem.removeprefix('epoch_'))}") for frame in frames),
+        *((grids[0], row, label) for row, label in fixed_rows.items() if row > film_row),
     ]
     with Image.open(grids[0]) as first:
         width, row_height = first.width, (first.height - MARGIN) // num_rows
-    font = ImageFont.load_default(max(10, row_height // 5))
-    label_width = int(font.getlength(" epoch "))
+    font = ImageFont.load_default(max(10, row_height // 6))
+    label_width = int(max(font.getlength(f"  {word}") for *_, label in lines for word in label.split()))
     strip = Image.new("RGB", (label_width + width, len(lines) * row_height + MARGIN), "white")
     write = ImageDraw.Draw(strip)
-    for line, (path, row) in enumerate(lines):
+    for line, (path, row, label) in enumerate(lines):
         with Image.open(path) as image:
-            strip.paste(
-                image.crop((0, row * row_height, width, (row + 1) * row_height)), (label_width, line * row_height)
-            )
-        if row == film_row:
-            epoch = int(path.stem.removeprefix("epoch_"))
-            middle = (label_width // 2, line * row_height + row_height // 2)
-            write.text(middle, f"epoch\n{epoch}", fill="black", font=font, anchor="mm", align="center")
+            shown = image.crop((0, row * row_height, width, (row + 1) * row_height))
+        strip.paste(shown, (label_width, line * row_height))
+        middle = (label_width // 2, line * row_height + row_height // 2)
+        write.text(middle, label, fill="black", font=font, anchor="mm", align="center")
     return strip

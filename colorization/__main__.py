@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
-from colorization.files import SUFFIXES, Pixels, has_own_format, read, write
+from colorization.files import SUFFIXES, Pixels, has_own_format, read, reason, write
 from evaluation import evaluating
 
 STRIP = 2**18  # pixels in full resolution that are converted at a time; more is slower, for want of cache
@@ -90,7 +90,7 @@ def find_images(folder: Path, out: Path) -> Iterator[Path]:
 def load_colorizer(path: str) -> Colorizer:
     """Read a checkpoint of any of the three colorizers, told apart by the names and shapes of what they hold.
 
-    No class that a file names is imported, and no pre-trained weights are asked for.
+    No class that a file names is imported.
 
     Raises:
         UsageError: if it is not there, not one of a colorizer, or was never trained.
@@ -102,8 +102,8 @@ def load_colorizer(path: str) -> Colorizer:
         raise UsageError(f"there is no checkpoint '{path}'") from None
     except Exception:  # a file that is not ours can raise nearly anything
         raise UsageError(f"'{path}' is not a colorizer's checkpoint, or not a whole one") from None
-    for kind, more in (ShallowColorizer, {}), (DeepColorizer, {}), (ResNetColorizer, {"weights": None}):
-        colorizer: Colorizer = kind(optimizer="adam", lr=1.0, loss="mse", **more)
+    for kind in (ShallowColorizer, DeepColorizer, ResNetColorizer):
+        colorizer: Colorizer = kind(optimizer="adam", lr=1.0, loss="mse")
         if {name: weight.shape for name, weight in colorizer.state_dict().items()} == shapes:
             break
     else:
@@ -125,13 +125,6 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
             num_failed += 1
             tqdm.write(f"{image}: {reason(error)}", file=sys.stderr)
     return num_failed
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
-    said = (isinstance(error, OSError) and error.strerror) or str(error)
-    return said.strip().partition("\n")[0] or type(error).__name__
 
 
 def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:

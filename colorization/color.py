@@ -22,28 +22,25 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     green and blue, each for itself, would show as blobs of another lightness and hue.
     """
     with torch.autocast(lab.device.type, enabled=False):
-        lightness, chroma = lab.float().split([1, 2], dim=1)
-        lightness = lightness.clamp(0, 100)
-        factor = _chroma_factor(lightness.detach(), chroma.detach())
-        return color.lab_to_rgb(torch.cat([lightness, factor * chroma], dim=1))
+        lab = torch.cat([lab[:, :1].clamp(0, LAB_SCALE[0]), lab[:, 1:]], dim=1).float()
+        rgb = color.lab_to_rgb(lab, clip=False)
+        outside = ~_in_gamut(rgb)
+        if outside.any():  # few are, as a rule, and only these are converted again
+            colors = _reduce_chroma(lab.movedim(1, -1)[outside].T[None, :, None])
+            rgb = rgb.movedim(1, -1).index_put((outside,), color.lab_to_rgb(colors)[0, :, 0].T).movedim(-1, 1)
+        return rgb.clamp(0, 1)
 
 
-def _chroma_factor(lightness: Tensor, chroma: Tensor) -> Tensor:
-    """Find the largest factors (B, 1, H, W) in [0, 1] that bring each color into the gamut."""
-    factor = torch.ones_like(lightness)
-    outside = ~_in_gamut(lightness, chroma)
-    if outside.any():
-        # pixels as the columns of one image: few are outside, and only they are searched
-        lightness, chroma = lightness[outside][None, None, None], chroma.movedim(1, 0)[:, outside[:, 0]][None, :, None]
-        low, high = torch.zeros_like(lightness), torch.ones_like(lightness)
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            inside = _in_gamut(lightness, middle * chroma)
-            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-        factor[outside] = low.flatten()
-    return factor
+def _reduce_chroma(lab: Tensor) -> Tensor:
+    """Scale a and b by the largest factors in [0, 1] that bring the colors (B, 3, H, W) into the gamut."""
+    gray = lab * torch.tensor([1.0, 0, 0], device=lab.device).view(3, 1, 1)
+    low, high = torch.zeros_like(lab[:, :1]), torch.ones_like(lab[:, :1])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        inside = _in_gamut(color.lab_to_rgb(gray.lerp(lab.detach(), middle), clip=False))[:, None]
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return gray.lerp(lab, low)
 
 
-def _in_gamut(lightness: Tensor, chroma: Tensor) -> Tensor:
-    rgb = color.lab_to_rgb(torch.cat([lightness, chroma], dim=1), clip=False)
-    return ((rgb >= -HALF_A_LEVEL) & (rgb <= 1 + HALF_A_LEVEL)).all(dim=1, keepdim=True)
+def _in_gamut(rgb: Tensor) -> Tensor:
+    return ((rgb >= -HALF_A_LEVEL) & (rgb <= 1 + HALF_A_LEVEL)).all(dim=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., Optimizer]] = {
     "sgd": SGD,
 }
 ERRORS = {"mse": F.mse_loss, "mae": F.l1_loss}
+PREFIXES = {"prediction": "", "gray": "gray_", "mean_ab": "mean_ab_"}  # of the metrics of each
 
 
 class Colorizer(LightningModule):
@@ -49,7 +50,7 @@ class Colorizer(LightningModule):
 
     lab_scale: Tensor  # (3, 1, 1); in the checkpoint, which stays right should LAB_SCALE ever change
     image_size: Tensor  # the shorter side of the training images, in pixels; 0 before there are any
-    num_trained: Tensor  # images in all steps; with several processes, of rank zero
+    num_trained: Tensor  # images in all steps
     mean_chroma: Tensor  # (2, 1, 1), of all these
 
     def __init__(
@@ -57,7 +58,7 @@ class Colorizer(LightningModule):
     ) -> None:
         super().__init__()
         if not lr > 0:
-            raise ValueError(f"model.init_args: lr is {lr}, needs over 0.")
+            raise ValueError(f"model.init_args.lr is {lr}, needs over 0.")
         self.save_hyperparameters(ignore="net")
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
         self.optimizer, self.lr, self.loss = optimizer, lr, loss
@@ -67,13 +68,14 @@ class Colorizer(LightningModule):
         self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
         quality = MetricCollection(
             {
-                "psnr": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
+                "psnr": PeakSignalNoiseRatio(data_range=1.0),  # of all pixels: of a gray image alone it has no bound
                 "ssim": StructuralSimilarityIndexMeasure(data_range=1.0),
                 "ciede2000": CIEDE2000(),
                 "colorfulness_difference": ColorfulnessDifference(),
-            }
+            },
+            compute_groups=False,  # or two that begin with the same total would be taken for one
         )
-        self.quality = nn.ModuleDict({name: quality.clone() for name in ("prediction", "gray", "mean_ab")})
+        self.quality = nn.ModuleDict({name: quality.clone() for name in PREFIXES})
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Convert RGB (B, 3, H, W) in [0, 1] to lightness (B, 1, H, W) in [0, 1] and chroma (B, 2, H, W)."""
@@ -118,9 +120,10 @@ class Colorizer(LightningModule):
     def _describe_training(self, chroma: Tensor) -> None:
         """Keep for the checkpoint what baseline and colorizing need to know of the training images."""
         self.image_size.fill_(min(chroma.shape[2:]))
-        self.num_trained += len(chroma)
-        batch_mean = chroma.mean(dim=(0, 2, 3)).view(2, 1, 1)
-        self.mean_chroma += (batch_mean - self.mean_chroma) * len(chroma) / self.num_trained
+        num_images = len(chroma) * self.trainer.world_size  # each process has a batch of the same size
+        self.num_trained += num_images
+        batch_mean = self.trainer.strategy.reduce(chroma.mean(dim=(0, 2, 3)), reduce_op="mean").view(2, 1, 1)
+        self.mean_chroma += (batch_mean - self.mean_chroma) * num_images / self.num_trained
 
     def _evaluate(self, stage: str, images: Tensor) -> None:
         lightness, chroma = self.split(images)
@@ -128,11 +131,12 @@ class Colorizer(LightningModule):
         if self.trainer.state.fn is not TrainerFn.FITTING:
             candidates |= {"gray": torch.zeros_like(chroma), "mean_ab": self.mean_chroma.expand_as(chroma)}
         for name, candidate in candidates.items():
-            prefix = stage if name == "prediction" else f"{stage}{name}_"
+            prefix = stage + PREFIXES[name]
             self._log_errors(prefix, candidate, chroma)
-            quality = cast(MetricCollection, self.quality[name])
+            quality, colored = cast(MetricCollection, self.quality[name]), self.join(lightness, candidate)
+            pair = (batch.contiguous(memory_format=torch.channels_last) for batch in (colored, images))  # faster SSIM
             with torch.autocast(images.device.type, enabled=False):  # SSIM subtracts squares that nearly agree
-                quality.update(self.join(lightness, candidate), images)
+                quality.update(*pair)
             self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
 
     def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
@@ -168,13 +172,21 @@ class ResNetColorizer(Colorizer):
     """Model 7 of the report.
 
     Args:
-        weights: with which the encoder begins to learn, named as in torchvision; None draws them at random.
+        weights: with which the encoder begins a fit that goes on from no checkpoint, named as in torchvision;
+            None draws them at random.
+
+    Raises:
+        WeightsError: at the start of such a fit, if the weights are not to be had.
     """
+
+    net: ResNetNet
 
     def __init__(
         self, optimizer: OptimizerName, lr: float, loss: LossName, weights: str | None = "IMAGENET1K_V1"
     ) -> None:
-        super().__init__(ResNetNet(weights), optimizer, lr, loss)
+        super().__init__(ResNetNet(), optimizer, lr, loss)
+        self.weights = weights
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hyper_parameters"]["weights"] = None  # from here on they are the checkpoint's
+    def on_fit_start(self) -> None:
+        if self.weights and not self.num_trained:  # a checkpoint, which is restored by now, has its own
+            self.net.load_pretrained_encoder(self.weights)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # searched for in folders
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # that an image is known by
 FORMATS: dict[str, dict[str, Any]] = {  # that are written, and how
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {},
@@ -35,6 +35,14 @@ class Picture(NamedTuple):
 def has_own_format(path: Path) -> bool:
     """Whether a file of this name stays what it is; any other becomes a PNG."""
     return Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+
+
+def reason(error: Exception) -> str:
+    """Say in a line why a file could not be read or written."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    return said.strip().partition("\n")[0] or type(error).__name__
 
 
 def read(path: Path) -> Picture:
@@ -76,7 +84,8 @@ def read_16_bits(path: Path, image: ImageFile) -> Pixels:
     """Decode a PNG or TIFF of 16 bits with cv2, since Pillow keeps 8 of them if they are of color."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or any(tags.get(tag) == value for tag, value in UNHEEDED.items()):
+    unheeded = any(tags.get(tag) == value for tag, value in UNHEEDED.items())
+    if pixels is None or pixels.dtype != np.uint16 or unheeded or (pixels.ndim == 2 and image.has_transparency_data):
         raise ValueError("damaged, or an unusual kind of 16-bit image; save it as plain, interleaved RGB or gray")
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)

@@ -4,6 +4,7 @@ Heights and widths are multiples of a network's ``stride``, the factor by which 
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -64,30 +65,19 @@ class ResNetNet(nn.Module):
 
     Here convolutions and upsampling as in the other nets do, and the encoder's features of the same size are
     added to theirs, as in LinkNet (Chaurasia & Culurciello 2017, arXiv:1707.03718).
-
-    Args:
-        weights: of the encoder, named as in torchvision; None draws them at random.
-
-    Raises:
-        ValueError: if torchvision has no such weights, or they are neither on this machine nor to be downloaded.
     """
 
     stride = 32
 
-    def __init__(self, weights: str | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        resnet = load_resnet18(weights)
-        self.encoder = nn.ModuleList(
-            [
-                nn.Sequential(adapt_to_lightness(resnet.conv1), resnet.bn1, resnet.relu),  # (B, 64, H/2, W/2)
-                nn.Sequential(resnet.maxpool, resnet.layer1),  # (B, 64, H/4, W/4)
-                resnet.layer2,  # (B, 128, H/8, W/8)
-                resnet.layer3,  # (B, 256, H/16, W/16)
-                resnet.layer4,  # (B, 512, H/32, W/32)
-            ]
-        )
+        self.encoder = make_encoder(resnet18())
         self.decoder = nn.ModuleList([up(512, 256), up(256, 128), up(128, 64), up(64, 64)])
         self.head = nn.Sequential(up(64, 32), nn.Conv2d(32, 2, kernel_size=3, padding=1), nn.Tanh())  # (B, 2, H, W)
+
+    def load_pretrained_encoder(self, weights: str) -> None:
+        """Let the encoder go on from what it learned on ImageNet, see :func:`load_pretrained_resnet18`."""
+        self.encoder.load_state_dict(make_encoder(load_pretrained_resnet18(weights)).state_dict())
 
     def forward(self, lightness: Tensor) -> Tensor:
         features = lightness - MEAN_GRAY
@@ -113,25 +103,48 @@ MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.
 MEAN_GRAY = MEAN.mean().item()
 
 
-def adapt_to_lightness(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution that answers lightness as ``conv`` answers the gray RGB image normalized for it."""
-    adapted = nn.Conv2d(1, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)  # type: ignore[arg-type]
-    kernels = conv.weight.detach() / STD
+def make_encoder(resnet: ResNet) -> nn.ModuleList:
+    """Return the stages of a ResNet18, of which the first takes lightness (B, 1, H, W) less ``MEAN_GRAY``."""
+    return nn.ModuleList(
+        [
+            nn.Sequential(adapt_to_lightness(resnet.conv1), resnet.bn1, resnet.relu),  # (B, 64, H/2, W/2)
+            nn.Sequential(resnet.maxpool, resnet.layer1),  # (B, 64, H/4, W/4)
+            resnet.layer2,  # (B, 128, H/8, W/8)
+            resnet.layer3,  # (B, 256, H/16, W/16)
+            resnet.layer4,  # (B, 512, H/32, W/32)
+        ]
+    )
+
+
+def adapt_to_lightness(first: nn.Conv2d) -> nn.Conv2d:
+    """Return a convolution that answers lightness less ``MEAN_GRAY`` as ``first`` answers that gray, normalized."""
+    adapted = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding)  # type: ignore[arg-type]
+    kernels = first.weight.detach() / STD
     adapted.weight = nn.Parameter(kernels.sum(dim=1, keepdim=True))
     adapted.bias = nn.Parameter(-(kernels * (MEAN - MEAN_GRAY)).sum(dim=(1, 2, 3)))
     return adapted
 
 
-def load_resnet18(weights: str | None) -> ResNet:
+class WeightsError(ValueError):
+    """Pre-trained weights are not to be had; the message says why and what to do."""
+
+
+def load_pretrained_resnet18(weights: str) -> ResNet:
+    """Load weights by their name in torchvision from torch.hub's folder, to which they are downloaded if need be.
+
+    Raises:
+        WeightsError: if torchvision has none of this name, or they can be neither found nor downloaded nor read.
+    """
+    if weights not in ResNet18_Weights.__members__:
+        known = ", ".join(ResNet18_Weights.__members__)
+        raise WeightsError(f"torchvision has no weights '{weights}' for ResNet18. It has {known}.")
+    url = ResNet18_Weights[weights].url
     try:
         return resnet18(weights=weights)
-    except (KeyError, ValueError):
-        known = ", ".join(ResNet18_Weights.__members__)
-        raise ValueError(f"torchvision has no weights '{weights}' for ResNet18. It has {known}.") from None
-    except OSError as error:  # URLError is one
-        url = ResNet18_Weights[weights].url
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        raise ValueError(
-            f"The pre-trained weights could not be downloaded ({error}). Put {url} at {path}, "
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"The pre-trained weights could not be downloaded or read ({reason}). Put {url} at {path}, "
             "or train from scratch: --model.init_args.weights null"
         ) from error

@@ -27,7 +27,7 @@ class FolderDataModule(LightningDataModule, ABC):
         batch_size: images in a batch, on each device; at least 2.
         num_workers: processes that read ahead; with 0 the training process reads, which a store is fast enough for.
         seed: with the epoch it decides the order of the training images.
-        flip: mirror half of the training images, other ones in each epoch.
+        flip: mirror about half of the training images, other ones in each epoch.
         list_files: name the files that are left out, copies of others or nearly colorless, instead of only counting.
 
     Raises:
@@ -58,8 +58,11 @@ class FolderDataModule(LightningDataModule, ABC):
             raise ValueError(
                 f"data.init_args.batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize one image."
             )
-        if size < 1 or num_workers < 0:
-            raise ValueError(f"data.init_args: size is {size}, needs 1 or more; num_workers {num_workers}, 0 or more.")
+        if size < 1 or num_workers < 0 or seed < 0:
+            raise ValueError(
+                f"data.init_args: size is {size}, needs 1 or more; "
+                f"num_workers is {num_workers} and seed is {seed}, need 0 or more."
+            )
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers

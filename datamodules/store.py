@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from colorization.files import SUFFIXES, reason
 from colorization.metrics import colorfulness
 from datamodules.cache import build_once, cache_folder
 
 FORMAT = 1  # raised when stores that older code built no longer serve
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
@@ -54,11 +54,11 @@ class Entry(NamedTuple):
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield all there is to say of the file: a key of FINDINGS, and the particulars."""
-        yield self.status, self.reason or self.duplicate_of
+        yield self.status, self.reason or f"same as {self.duplicate_of}"
         if self.status == "kept" and self.duplicate_of:
-            yield "duplicate", self.duplicate_of
+            yield "duplicate", f"same as {self.duplicate_of}"
         if self.status == "kept" and float(self.colorfulness) < COLORLESS:
-            yield "colorless", self.colorfulness
+            yield "colorless", f"colorfulness {self.colorfulness}"
 
 
 class File(NamedTuple):
@@ -235,12 +235,8 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
             data = (root / file.path).read_bytes()
             digest = hashlib.blake2b(data, digest_size=16).digest()
             return digest, decode(data, size) if data else "empty file"
-        except UnidentifiedImageError:
-            return digest, "not an image of a known format"
-        except OSError as error:
-            return digest, error.strerror or str(error)
         except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            return digest, str(error) or type(error).__name__
+            return digest, reason(error)
 
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
     num_kept = 0

@@ -49,3 +49,12 @@ def paintings(tmp_path: Path) -> Path:
         for index in range(number):
             write_painting(root / part / "painting" / f"{index}.jpg", rng.uniform(0.3, 0.7), rng)
     return root
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pre-trained weights are looked for, in vain as long as nothing is put there: the folder."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
+    return tmp_path / "hub" / "checkpoints"

@@ -325,14 +325,12 @@ def test_the_same_file_under_two_names_is_no_conflict(ckpt: Path, tmp_path: Path
     assert pixels(run(ckpt, "a.png", tmp_path / "a.png") / "a.png").shape == (40, 60, 3)
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("kind", [ShallowColorizer, DeepColorizer, ResNetColorizer])
-def test_any_colorizers_checkpoint_is_enough(
-    kind: type[Colorizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_colorizers_checkpoint_is_enough(kind: type[Colorizer], tmp_path: Path) -> None:
     more = {"weights": None} if kind is ResNetColorizer else {}
     trained = kind("sgd", 1e-3, "mae", **more)
     path = train(trained, tmp_path / "any.ckpt")
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)  # no network
     loaded = load_colorizer(str(path))
     assert type(loaded) is kind
     assert loaded.image_size == SIZE

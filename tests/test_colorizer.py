@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchvision.models import resnet18
 
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
 from colorization.color import rgb_to_lab
@@ -125,7 +126,7 @@ def test_validation_logs_all_metrics_in_float32_whatever_the_precision(paintings
         colorized = run.model.colorize(images)
     lab, true_lab = rgb_to_lab(colorized), rgb_to_lab(images)
     expected = {
-        "psnr": (-10 * (colorized - images).square().mean(dim=(1, 2, 3)).log10()).mean(),
+        "psnr": -10 * (colorized - images).square().mean().log10(),
         "ssim": structural_similarity_index_measure(colorized, images, data_range=1.0),
         "ciede2000": ciede2000(lab, true_lab).mean(),
         "colorfulness_difference": (colorfulness(colorized) - colorfulness(images)).mean(),
@@ -157,18 +158,16 @@ def test_every_table_has_both_baselines(paintings: Path) -> None:
                 "mse": (baseline - chroma).square().mean(),
                 "mae": (baseline - chroma).abs().mean(),
                 "ciede2000": ciede2000(rgb_to_lab(image), rgb_to_lab(val)).mean(),
-                "psnr": (-10 * (image - val).square().mean(dim=(1, 2, 3)).log10()).mean(),
+                "psnr": -10 * (image - val).square().mean().log10(),
             }
             got = {metric: again[f"{stage}/{name}_{metric}"].item() for metric in expected}
             assert got == pytest.approx({metric: value.item() for metric, value in expected.items()}, rel=1e-3)
         assert again[f"{stage}/mse"] != again[f"{stage}/mean_ab_mse"]
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_needs_only_its_class(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
+def test_a_checkpoint_needs_only_its_class(kind: str) -> None:
     model, images = KINDS[kind](), skies_and_fields(4, size=16)
     model.lab_scale[0] = 50  # as if LAB_SCALE had been another when it was trained
     fit(model, images, max_steps=2).save_checkpoint("some.ckpt")
@@ -178,16 +177,55 @@ def test_a_checkpoint_needs_only_its_class(kind: str, tmp_path: Path, monkeypatc
     assert loaded.hparams.items() >= RECIPE.items()
 
 
-def test_a_pretrained_run_goes_on_and_is_tested_without_its_first_weights(paintings: Path) -> None:
-    run = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=RESNET))
-    pretrained = "--model.init_args.weights=IMAGENET1K_V1"  # which cannot be downloaded here
-    tested = main(tiny("test", paintings, "--ckpt_path=last", pretrained, config=RESNET))
-    expected = run.model.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in tested.model.state_dict().items())
+def test_pretrained_weights_are_where_a_fit_begins_and_needed_for_nothing_else(
+    paintings: Path, no_network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = "--model.init_args.weights=IMAGENET1K_V1"
+    with pytest.raises(SystemExit) as stop:
+        main(tiny("fit", paintings, pretrained, "--trainer.logger=false", config=RESNET))
+    assert stop.value.code == 2
+    assert "error: The pre-trained weights could not be downloaded" in capsys.readouterr().err
+
+    resnet = resnet18()
+    torch.save(resnet.state_dict(), no_network / "resnet18-f37072fd.pth")
+    begun = main(tiny("fit", paintings, pretrained, "--model.init_args.lr=1e-9", config=RESNET)).model
+    assert torch.allclose(begun.net.encoder[4][0].conv1.weight, resnet.layer4[0].conv1.weight, atol=1e-6)
+
+    (no_network / "resnet18-f37072fd.pth").unlink()
+    same = ("--ckpt_path=last", pretrained, "--model.init_args.lr=1e-9")
+    for stage, more in {"test": [], "predict": [], "fit": ["--trainer.max_epochs=3"]}.items():
+        model = main(tiny(stage, paintings, *same, *more, config=RESNET)).model
+        assert torch.allclose(model.net.encoder[4][0].conv1.weight, begun.net.encoder[4][0].conv1.weight, atol=1e-6)
 
 
-def test_a_picture_of_any_data_module_will_do(paintings: Path) -> None:
-    data = PaintingsDataModule(str(paintings), size=24, batch_size=4)  # not a multiple of the ResNet's 32
-    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
-    trainer.fit(KINDS["resnet"](), data)
-    assert trainer.callback_metrics["val/loss"] < 1
+def test_two_processes_agree_on_the_mean_color(paintings: Path) -> None:
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp_fork", "--trainer.max_epochs=1", "--data.init_args.flip=true"]
+    model = main(tiny("fit", paintings, *two, config=CONFIG)).model
+    (data := PaintingsDataModule(str(paintings), size=16, batch_size=4)).setup("fit")
+    images = torch.from_numpy(data.store.pixels[data.store.rows["train"]]) / 255
+    assert model.num_trained == len(images) == 14
+    assert torch.allclose(model.mean_chroma, model.split(images)[1].mean(dim=(0, 2, 3)).view(2, 1, 1), atol=1e-5)
+
+
+def test_a_first_batch_without_color_spoils_no_metric() -> None:
+    """Of black images gray is right in every measure."""
+    images = torch.cat([torch.zeros(4, 3, 16, 16), skies_and_fields(4, size=16)])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    tables = [
+        trainer.validate(KINDS["shallow"](), DataLoader(ordered, batch_size=4), verbose=False)[0]
+        for ordered in (images, images.flip(0))
+    ]
+    names = [name for name in tables[0] if "gray" in name]
+    assert {name: tables[0][name] for name in names} == pytest.approx({name: tables[1][name] for name in names})
+    assert tables[0]["val/gray_psnr"] < 30
+
+
+def test_a_size_that_is_no_multiple_of_the_networks_stride_trains(paintings: Path) -> None:
+    data = PaintingsDataModule(str(paintings), size=24, batch_size=4)
+    data.setup("fit")
+    model = KINDS["resnet"]()
+    lightness, chroma = model.split(torch.stack(list(data.val_dataloader().dataset)) / 255)
+    before = (model.eval()(lightness) - chroma).square().mean()
+    trainer = Trainer(accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False)
+    trainer.fit(model.train(), data)
+    assert trainer.callback_metrics["val/loss"] < before

@@ -37,7 +37,9 @@ def test_validation_now_and_then_is_drawn_where_it_was_and_none_is_no_error(frui
 def test_each_term_has_a_panel_with_two_lines() -> None:
     falling, rising = [(0, 3.0), (1, 1.0)], [(0, 1.0), (1, 3.0)]
     one = draw_curves({"train/loss": falling, "val/loss": rising, "train/loss_step": falling})
-    two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": falling, "val/kl": rising})
+    two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": rising, "val/kl": falling})
     assert two.size == (2 * one.width, one.height)
+    same = draw_curves({"train/loss": falling, "val/loss": rising, "train/mse": falling, "val/mse": rising})
+    assert same.size == one.size  # an error that is the loss itself needs no second one
     colors = {tuple(color) for color in np.asarray(one.convert("RGB")).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines

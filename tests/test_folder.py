@@ -111,10 +111,9 @@ def test_flips_are_a_function_of_seed_epoch_and_image(paintings: Path, num_worke
         (batch,) = (data.on_after_batch_transfer(batch, 0) for batch in loader)
         found = []
         for image in plain:
-            (is_plain,) = ((batch == image).flatten(1).all(dim=1).nonzero().numel(),)
-            (is_mirrored,) = ((batch == image.flip(-1)).flatten(1).all(dim=1).nonzero().numel(),)
+            is_plain, is_mirrored = ((batch == view).flatten(1).all(dim=1).sum() for view in (image, image.flip(-1)))
             assert is_plain + is_mirrored == 1
-            found.append(is_mirrored == 1)
+            found.append(bool(is_mirrored))
         return found
 
     assert flips(0, 3) == flips(0, 3)

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from callbacks import LogReconstructions, LogSamples
-from callbacks.images import COLUMNS, MARGIN, film_strip
+from callbacks import LogSamples
+from callbacks.images import COLUMNS, MARGIN, EpochImages, film_strip
 from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
@@ -119,18 +119,30 @@ def test_a_long_film_is_thinned_evenly(tmp_path: Path) -> None:
     paths = [tmp_path / f"epoch_{number:04d}.png" for number in range(100)]
     for number, path in enumerate(paths):
         Image.new("RGB", (50, 2 * 20 + MARGIN), (number, 0, 0)).save(path)
-    strip = np.asarray(film_strip(paths, num_rows=2, film_row=0, fixed_rows=()))
+    strip = np.asarray(film_strip(paths, num_rows=2, film_row=0, fixed_rows={}))
     shown = strip[10:-MARGIN:20, -1, 0].tolist()
     assert shown == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99]
 
 
-def test_callbacks_watch_without_touching(fruits: Path) -> None:
-    watched = main(tiny("fit", fruits))
-    alone = main(tiny("fit", fruits, "--trainer.callbacks=[]", "--trainer.logger=false"))
-    assert any(isinstance(callback, LogReconstructions) for callback in watched.trainer.callbacks)
-    assert not any(isinstance(callback, LogReconstructions | LogSamples) for callback in alone.trainer.callbacks)
+@pytest.mark.parametrize("config", [CONFIGS / "vae.yaml", COLORIZER], ids=["vae", "colorizer"])
+def test_callbacks_watch_without_touching(config: Path, fruits: Path) -> None:
+    watched = main(tiny("fit", fruits, config=config))
+    alone = main(tiny("fit", fruits, "--trainer.callbacks=[]", "--trainer.logger=false", config=config))
+    assert any(isinstance(callback, EpochImages) for callback in watched.trainer.callbacks)
+    assert not any(isinstance(callback, EpochImages) for callback in alone.trainer.callbacks)
     expected = alone.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in watched.model.state_dict().items())
+
+
+def test_predict_draws_every_image_beside_its_colors(paintings: Path) -> None:
+    run = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER))
+    predicted = main(tiny("predict", paintings, "--ckpt_path=last", config=COLORIZER))
+    pictures = sorted((predicted.run_folder / "media" / "predictions").glob("*.png"))
+    assert len(pictures) == 2  # of 4 and 2 images
+    image = run.datamodule.val_dataloader().dataset[0]
+    pair = torch.cat([image / 255, run.model.colorize(image[None] / 255)[0]], dim=-1).mul(255).byte()
+    shown = read(pictures[0])[MARGIN : MARGIN + 16, MARGIN : MARGIN + 32]
+    assert np.abs(shown.astype(int) - pair.permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_predict_draws_every_image_beside_its_reconstruction(fruits: Path) -> None:

@@ -2,12 +2,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import resnet18
 
-from colorization.networks import MEAN, MEAN_GRAY, STD, DeepNet, ResNetNet, ShallowNet, adapt_to_lightness
+from colorization.networks import (
+    MEAN,
+    MEAN_GRAY,
+    STD,
+    DeepNet,
+    ResNetNet,
+    ShallowNet,
+    WeightsError,
+    adapt_to_lightness,
+)
 
-NETWORKS = {"shallow": ShallowNet, "deep": DeepNet, "resnet": lambda: ResNetNet(weights=None)}
+NETWORKS = {"shallow": ShallowNet, "deep": DeepNet, "resnet": ResNetNet}
 
 # As the report lists them: convolutions as channels (s2: of stride 2), each but the last with a ReLU.
 SHALLOW = "1-8s2 8-8 8-16 16-16s2 16-32 32-32s2 up 32-32 up 32-16 up 16-2 Tanh"
@@ -60,45 +69,40 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 def test_the_adapted_convolution_answers_lightness_as_the_first_answers_gray() -> None:
-    conv, lightness = resnet18().conv1, torch.rand(2, 1, 64, 64)
+    first, lightness = resnet18().conv1, torch.rand(2, 1, 64, 64)
     gray = (lightness.expand(-1, 3, -1, -1) - MEAN) / STD
-    expected, got = conv(gray), adapt_to_lightness(conv)(lightness - MEAN_GRAY)
+    expected, got = first(gray), adapt_to_lightness(first)(lightness - MEAN_GRAY)
     inner = (..., slice(2, -2), slice(2, -2))  # the margin is padded with gray instead of ImageNet's mean color
     assert torch.allclose(got[inner], expected[inner], atol=1e-5)
     assert (got - expected).abs().max() < 0.5 * expected.std()
 
 
-@pytest.fixture
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
-
-
-def place(weights: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(weights, path)
-
-
-@pytest.mark.usefixtures("no_network")
-def test_weights_that_cannot_be_downloaded_are_named_with_their_place(tmp_path: Path) -> None:
-    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    with pytest.raises(ValueError, match="could not be downloaded") as refusal:
-        ResNetNet("IMAGENET1K_V1")
+def test_an_encoder_has_the_weights_that_lie_where_the_error_says(no_network: Path) -> None:
+    path = no_network / "resnet18-f37072fd.pth"
+    with pytest.raises(WeightsError, match="could not be downloaded or read") as refusal:
+        ResNetNet().load_pretrained_encoder("IMAGENET1K_V1")
     said = str(refusal.value)
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in said
     assert str(path) in said
     assert "--model.init_args.weights null" in said
 
-    encoder = resnet18()
-    place(encoder.state_dict(), path)
-    placed = ResNetNet("IMAGENET1K_V1").encoder
-    expected = nn.Sequential(encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4).state_dict().values()
-    got = nn.Sequential(placed[1][1], *placed[2:]).state_dict().values()
+    resnet, net = resnet18(), ResNetNet()
+    torch.save(resnet.state_dict(), path)
+    net.load_pretrained_encoder("IMAGENET1K_V1")
+    expected = nn.Sequential(resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4).state_dict().values()
+    got = nn.Sequential(net.encoder[1][1], *net.encoder[2:]).state_dict().values()
     assert all(torch.equal(*pair) for pair in zip(got, expected, strict=True))
-    assert torch.equal(placed[0][0].weight, adapt_to_lightness(encoder.conv1).weight)
+    assert torch.equal(net.encoder[0][0].weight, adapt_to_lightness(resnet.conv1).weight)
+
+
+@pytest.mark.parametrize("content", [b"<html>log in to the network", b"", b"PK\x03\x04 half a file"])
+def test_a_file_that_holds_no_weights_is_named(content: bytes, no_network: Path) -> None:
+    no_network.mkdir(parents=True)
+    (no_network / "resnet18-f37072fd.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"could not be downloaded or read .*resnet18-f37072fd\.pth at "):
+        ResNetNet().load_pretrained_encoder("IMAGENET1K_V1")
 
 
 def test_weights_that_do_not_exist_are_answered_with_those_that_do() -> None:
-    with pytest.raises(ValueError, match="no weights 'IMAGENET' for ResNet18"):
-        ResNetNet("IMAGENET")
+    with pytest.raises(WeightsError, match=r"no weights 'IMAGENET' for ResNet18\. It has IMAGENET1K_V1"):
+        ResNetNet().load_pretrained_encoder("IMAGENET")

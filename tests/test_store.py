@@ -194,11 +194,11 @@ def test_copies_are_named_and_leaks_into_a_later_part_are_dropped(tmp_path: Path
         "         0         1  left out: training has the same",
     ]
     assert list(store.findings()) == [
-        "colorless   train/a.png  (0.8)",
-        "duplicate   train/b.png  (train/a.png)",
-        "colorless   train/b.png  (0.8)",
-        "leak        val/c.png  (train/a.png)",
-        "colorless   val/d.png  (0.8)",
+        "colorless   train/a.png  (colorfulness 0.8)",
+        "duplicate   train/b.png  (same as train/a.png)",
+        "colorless   train/b.png  (colorfulness 0.8)",
+        "leak        val/c.png  (same as train/a.png)",
+        "colorless   val/d.png  (colorfulness 0.8)",
     ]
 
 
