@@ -10,7 +10,7 @@ fit: setup
 	.venv/bin/python train.py fit --config configs/vae.yaml
 
 test: setup
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto
 
 lint: setup
 	$(RUN) ruff check .
