@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from callbacks.checkpoints import CheckpointError
 from cli import StrictParser
 from colorization.networks import WeightsError
 from datamodules.store import DataError
@@ -180,7 +181,7 @@ def main(args: ArgsType = None) -> PigmentCLI:
             parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in LightningCLI.subcommands()},
             args=args,
         )
-    except (DataError, WeightsError) as error:
+    except (DataError, WeightsError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     wandb.finish()  # or the next call in this process would go on with its run

@@ -1,0 +1,87 @@
+import multiprocessing
+import os
+import random
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks import WholeCheckpointIO
+from callbacks.checkpoints import CheckpointError
+from tests.world import tiny
+from train import main
+
+SIZE = 500_000  # numbers in a checkpoint: 2 MB
+
+
+def save(path: Path, value: int) -> None:
+    WholeCheckpointIO().save_checkpoint({"value": value, "weights": torch.full((SIZE,), float(value))}, path)
+
+
+def save_for_ever(path: Path) -> None:
+    for value in range(1, 1_000_000):
+        save(path, value)
+
+
+def check(path: Path) -> int:
+    checkpoint = torch.load(path, weights_only=True)
+    assert (checkpoint["weights"] == checkpoint["value"]).all()
+    return checkpoint["value"]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(path, 0)
+    when = random.Random(0)
+    reached, interrupted = set(), 0
+    for _ in range(12):
+        saver = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
+        saver.start()
+        saver.join(when.uniform(0.02, 0.3))
+        os.kill(saver.pid, signal.SIGKILL)
+        saver.join()
+        reached.add(check(path))
+        interrupted += len(list(tmp_path.glob(".*.partial")))
+    assert len(reached) > 3
+    assert interrupted > 0  # or this would have tested nothing
+    save(path, 7)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def save_with_little_room(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, SIZE))  # a quarter of what it takes
+    with pytest.raises(
+        CheckpointError, match=r"'.*last\.ckpt' cannot be written, and is what it was before: File too large"
+    ):
+        save(path, 2)
+
+
+def test_without_room_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(path, 1)
+    saver = multiprocessing.get_context("fork").Process(target=save_with_little_room, args=(path,))
+    saver.start()
+    saver.join()
+    assert saver.exitcode == 0
+    assert check(path) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Obstruct(Callback):
+    """Put a file where the folder of the checkpoints is to be."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run_folder = Path(trainer.default_root_dir)
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "checkpoints").write_text("in the way")
+
+
+def test_a_run_that_cannot_save_ends_in_a_line(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(tiny("fit", fruits, "--trainer.logger=false", f"--trainer.callbacks+={__name__}.Obstruct"))
+    assert stop.value.code == 2
+    assert "ckpt' cannot be written, and is what it was before: File exists" in capsys.readouterr().err
