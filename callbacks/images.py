@@ -34,9 +34,7 @@ class EpochImages(Callback, ABC):
     name: str
     num_rows: int
     film_row: int  # of each grid, which the film strip shows
-    fixed_rows: ClassVar[
-        dict[int, str]
-    ] = {}  # the same in all grids, with what they show: above and below in the film strip
+    fixed_rows: ClassVar[dict[int, str]] = {}  # what those rows show that are the same in all grids
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:

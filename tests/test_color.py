@@ -69,7 +69,7 @@ def test_colors_out_of_the_gamut_keep_lightness_and_hue(wild: Tensor) -> None:
     assert image.min() >= 0
     assert image.max() <= 1
     lab = rgb_to_lab(image)
-    assert (lab[:, 0] - wild[:, 0]).abs().max() < 0.5  # clipping each of red, green and blue: up to 60
+    assert (lab[:, 0] - wild[:, 0]).abs().max() < 0.5  # 65 if red, green and blue were clipped
     (a, b), (true_a, true_b) = lab[:, 1:].unbind(1), wild[:, 1:].unbind(1)
     chroma, true_chroma = torch.hypot(a, b), torch.hypot(true_a, true_b)
     aside = (a * true_b - b * true_a) / true_chroma  # how far the color lies from its hue's line
@@ -83,9 +83,8 @@ def test_as_much_chroma_is_kept_as_the_gamut_has(wild: Tensor) -> None:
         return ((rgb < -2 / 255) | (rgb > 1 + 2 / 255)).any(dim=1)
 
     lab = rgb_to_lab(lab_to_rgb(wild))
-    assert not is_outside(lab).any()
     lab[:, 1:] *= 1.25
-    assert is_outside(lab)[is_outside(wild)].float().mean() > 0.9  # all but the darkest
+    assert is_outside(lab)[is_outside(wild)].float().mean() > 0.9  # 0.95; with all chroma taken away 0
 
 
 def test_lightness_beyond_black_and_white_is_clipped() -> None:
