@@ -1,10 +1,11 @@
-"""Use a network between training steps without training it."""
+"""What all models share: using a network without training it, and the means of an epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -17,3 +18,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(was_training)
+
+
+def log_means(module: LightningModule, values: dict[str, Tensor], num_images: int) -> None:
+    """Log means over a batch's images; at the end of the epoch they become means over all images of all processes."""
+    for name, value in values.items():
+        module.log(
+            name,
+            value,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            # not as an integer, of which Lightning takes the mean over the processes as an integer, too
+            batch_size=float(num_images),  # type: ignore[arg-type]
+            prog_bar=name.endswith("/loss"),
+        )

@@ -16,7 +16,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
 from colorization.metrics import CIEDE2000, ColorfulnessDifference
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from evaluation import evaluating
+from evaluation import evaluating, log_means
 
 OptimizerName = Literal["rmsprop", "adam", "sgd"]
 LossName = Literal["mse", "mae"]
@@ -141,17 +141,9 @@ class Colorizer(LightningModule):
 
     def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
         errors = {name: error(predicted, chroma) for name, error in ERRORS.items()}
-        for name, value in {"loss": errors[self.loss], **errors}.items():
-            self.log(
-                f"{prefix}{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(chroma),
-                sync_dist=True,
-                prog_bar=name == "loss",
-            )
-        return errors[self.loss]
+        errors["loss"] = errors[self.loss]
+        log_means(self, {f"{prefix}{name}": value for name, value in errors.items()}, len(chroma))
+        return errors["loss"]
 
 
 class ShallowColorizer(Colorizer):

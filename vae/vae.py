@@ -7,7 +7,7 @@ from torch.optim import Adam
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from evaluation import evaluating
+from evaluation import evaluating, log_means
 from vae.elbo import kl_divergence, squared_error
 from vae.networks import ConvDecoder, ConvEncoder
 
@@ -108,14 +108,6 @@ class ConvVAE(LightningModule):
     ) -> Tensor:
         error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
         loss = error + kl
-        for name, value in {"loss": loss, "reconstruction": error, "kl": kl}.items():
-            self.log(
-                f"{stage}/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(images),
-                sync_dist=True,
-                prog_bar=name == "loss",
-            )
+        terms = {"loss": loss, "reconstruction": error, "kl": kl}
+        log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, len(images))
         return loss
