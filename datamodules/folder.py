@@ -1,13 +1,16 @@
 """Any folder of images, as batches on the device."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -86,27 +89,38 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         self.store = self._open_store()
+        num_processes, _ = self._processes()
         if stage == "fit":
-            self._check_number("train", at_least=2)
-            self._check_number("val", at_least=1)
+            self._check_number("train", at_least=2 * num_processes)
+        self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
 
     def train_dataloader(self) -> DataLoader[Any]:
         images = (FlippedImages if self.flip else Images)(self.store, "train")
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # also in a single process: its order is a function of seed and epoch, whatever happened before
-        order: DistributedSampler[Any] = (FlippedOrder if self.flip else DistributedSampler)(
-            images, replicas, rank, seed=self.seed
-        )
+        self.order = (FlippedOrder if self.flip else Order)(images, *self._processes(), self.seed, self.batch_size)
+        if self.trainer:  # which may go on from a checkpoint; when it sets the epoch itself, workers read ahead already
+            loop: Any = self.trainer.fit_loop
+            batch_idx = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
+            self.order.begin(loop.epoch_progress.current.processed, batch_idx)
         # a last batch of one is left out, which in every epoch is another image
-        return self._loader(images, sampler=order, drop_last=len(order) % self.batch_size == 1)
+        return self._loader(
+            images, batch_size=self.batch_size, sampler=self.order, drop_last=len(self.order) % self.batch_size == 1
+        )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        return self._loader(Images(self.store, "val"))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Tensor]:
-        return self._loader(Images(self.store, "test" if len(self.store.rows["test"]) else "val"))
+        return self._evaluation_loader(self._test_part())
 
-    predict_dataloader = test_dataloader
+    def predict_dataloader(self) -> DataLoader[Tensor]:
+        images = Images(self.store, self._test_part())
+        num_processes, rank = self._processes()
+        return self._loader(images, batch_size=self.batch_size, sampler=range(rank, len(images), num_processes))
+
+    def training_files(self, batch_idx: int) -> list[str]:
+        """Return the paths, below ``root``, of the images in a batch of the epoch that is running in this process."""
+        paths = self.store.paths()
+        return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
 
     def on_after_batch_transfer(self, batch: Tensor | list[Tensor], dataloader_idx: int) -> Tensor:
         if isinstance(batch, list):
@@ -128,18 +142,32 @@ class FolderDataModule(LightningDataModule, ABC):
         if len(self.store.rows[part]) < at_least:
             raise DataError(
                 f"Of the {len(self.store.pixels):,} images of '{self.root}' that can be used, "
-                f"{len(self.store.rows[part])} fell to {part}: too few. Add images (without folders named "
-                f"{' and '.join(self.layout)} their content decides where they fall), or see what became of them: "
-                f"{self.store.folder / 'manifest.csv'}"
+                f"{len(self.store.rows[part])} fell to {part}, which needs {at_least}. Add images (without folders "
+                f"named {' and '.join(self.layout)} their content decides where they fall), or see what became of "
+                f"them: {self.store.folder / 'manifest.csv'}"
             )
 
-    def _loader(self, images: "Images", **order: Any) -> DataLoader[Tensor]:
+    def _test_part(self) -> Part:
+        return "test" if len(self.store.rows["test"]) else "val"
+
+    def _processes(self) -> tuple[int, int]:
+        """Return the number of processes that train together, and which of them this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _evaluation_loader(self, part: Part) -> DataLoader[Tensor]:
+        """Deal each image to one process, and to all the same number of batches: they wait for each other in each."""
+        images = Images(self.store, part)
+        num_processes, rank = self._processes()
+        num_batches = math.ceil(len(images) / num_processes / self.batch_size)
+        batches = np.array_split(np.arange(rank, len(images), num_processes), num_batches)
+        return self._loader(images, batch_sampler=[batch.tolist() for batch in batches])
+
+    def _loader(self, images: Dataset[Any], **order: Any) -> DataLoader[Any]:
         return DataLoader(
             images,
-            batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             **order,
         )
 
@@ -165,13 +193,37 @@ class FlippedImages(Images):
         return super().__getitem__(index), flip
 
 
-class FlippedOrder(DistributedSampler[Any]):
+class Order(DistributedSampler[Any]):
+    """The order of the training images: a function of seed and epoch, and of nothing that happened before.
+
+    Of a number of images that the processes cannot share evenly, the rest is left out, in every epoch another one.
+    """
+
+    def __init__(self, images: Images, num_processes: int, rank: int, seed: int, batch_size: int) -> None:
+        super().__init__(images, num_processes, rank, seed=seed, drop_last=True)
+        self.batch_size = batch_size
+        self.begun = (0, 0)
+
+    def begin(self, epoch: int, batch_idx: int) -> None:
+        """Begin with a batch in the middle of an epoch."""
+        self.set_epoch(epoch)
+        self.begun = (epoch, batch_idx)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, batch_idx = self.begun
+        return islice(super().__iter__(), batch_idx * self.batch_size if epoch == self.epoch else 0, None)
+
+    def batch(self, batch_idx: int) -> list[int]:
+        """Return the indices of a batch in the epoch that was set."""
+        return list(islice(super().__iter__(), batch_idx * self.batch_size, (batch_idx + 1) * self.batch_size))
+
+
+class FlippedOrder(Order):
     """Yields each index with whether to flip its image: a function of seed, epoch and index."""
 
     def __iter__(self) -> Iterator[Any]:
         flips = np.random.default_rng([self.seed, self.epoch]).random(len(self.dataset)) < 0.5  # type: ignore[arg-type]
-        for index in super().__iter__():
-            yield index, flips[index]
+        return ((index, flips[index]) for index in super().__iter__())
 
 
 def fetch(root: str) -> Path:

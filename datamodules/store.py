@@ -108,6 +108,10 @@ class ImageStore:
                 lines.append("".join(f"{number:10,}" for number in numbers) + f"  {meaning}")
         return "\n".join(lines)
 
+    def paths(self) -> list[str]:
+        """Name the file of each row of ``pixels``, by its path below the root."""
+        return [entry.path for entry in read_manifest(self.folder) if entry.status == "kept"]
+
     def findings(self) -> Iterator[str]:
         """Name each file of which more is to say than that it is kept."""
         for entry in read_manifest(self.folder):
