@@ -1,8 +1,10 @@
 """Train, validate, test or use any model here: python train.py fit --config configs/vae.yaml"""
 
+import errno
 import logging
 import os
 import secrets
+import signal
 import sys
 import warnings
 from datetime import datetime
@@ -13,6 +15,7 @@ import torch
 import wandb
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -20,17 +23,21 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import CheckpointError
+from callbacks.not_finite import NotFiniteError
+from callbacks.resuming import interrupt
 from cli import StrictParser
 from colorization.networks import WeightsError
 from datamodules.store import DataError
 
+UPLOAD_SECONDS = 60  # that W&B may take at the end of a run, or it would wait for ever for a server that has died
 DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
 QUIET = (  # warnings that tell the user nothing
-    "Experiment logs directory .* exists",  # holds config.yaml by then, but no metrics
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
     "Precision bf16-mixed is not supported by the model summary",  # it counts float32, which the weights are
-    "The dirpath has changed",  # every run has a folder of its own, and keeps the best of its own epochs
+    "The dirpath has changed",  # a run that was copied elsewhere keeps the best of its own epochs from then on
+    "You're resuming from a checkpoint that ended before the epoch ended",  # where the data goes on, too
     "The .* does not have many workers",  # a store needs none
+    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own
     "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
 )
 said_by_lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -54,7 +61,7 @@ class PigmentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run_id = self.resumed_run or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
         self.offline_because: str | None = None
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
@@ -66,6 +73,7 @@ class PigmentCLI(LightningCLI):
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
             rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
             config.trainer.precision = "32-true"
+        config.weights_only = True  # a checkpoint may hold a program otherwise
         if self.subcommand == "predict":
             config.return_predictions = False  # they would all stay in memory; a callback draws them
 
@@ -74,6 +82,7 @@ class PigmentCLI(LightningCLI):
         wandb_args.save_dir = str(self.run_folder.absolute())
         wandb_args.version = run_id
         wandb_args.job_type = self.subcommand
+        wandb_args.resume = "allow"
         # neither tag nor mode may stick to a run that repeats this one from its config
         wandb_args.tags = [*(tag for tag in wandb_args.tags or [] if tag != "demo"), *(["demo"] if is_demo else [])]
         if wandb_args.mode in (None, "online"):
@@ -87,9 +96,13 @@ class PigmentCLI(LightningCLI):
         except MisconfigurationException as error:
             trainer = self.config[self.subcommand].trainer
             self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
+        if self.subcommand == "fit":
+            self.config.fit.ckpt_path = None  # the config that is saved describes the run, not where it went on
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
+            self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
@@ -105,7 +118,9 @@ class PigmentCLI(LightningCLI):
         lines = {"Run": str(self.run_folder)}
         for callback in self.trainer.checkpoint_callbacks if self.subcommand == "fit" else []:
             if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-                lines["Best" if callback.monitor else "Last"] = callback.best_model_path
+                lines["Best"] = callback.best_model_path
+        if self.subcommand == "fit" and (last := self.run_folder / "checkpoints" / "last.ckpt").exists():
+            lines["Last"] = str(last)
         if (self.run_folder / "media").exists():
             lines["Pictures"] = str(self.run_folder / "media")
         if wandb.run and not wandb.run.disabled:
@@ -118,6 +133,7 @@ class PigmentCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Refuse a config that contradicts the checkpoint, where Lightning would let the checkpoint win in silence."""
         config = self.config[self.config.subcommand]
+        self.resumed_run: str | None = None
         if config.ckpt_path is None and self.config.subcommand != "fit":
             self.parser.error("--ckpt_path is missing: the file of a checkpoint, or last for that of the newest run")
         if config.ckpt_path is None:
@@ -125,9 +141,14 @@ class PigmentCLI(LightningCLI):
         if config.ckpt_path == "last":
             saved = Path(config.trainer.default_root_dir or "").glob("*/checkpoints/last.ckpt")
             config.ckpt_path = str(max(saved, key=os.path.getmtime, default="last"))
+            if config.ckpt_path == "last" and self.config.subcommand == "fit":
+                rank_zero_info(f"No run in '{config.trainer.default_root_dir}' has a checkpoint: a new one begins.")
+                config.ckpt_path = None
+                return
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             remembered = checkpoint["hyper_parameters"]
+            self.resumed_run = checkpoint.get("run_id") if self.config.subcommand == "fit" else None
             saved_class = remembered.pop("_class_path", config.model.class_path)  # only train.py stores it
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
@@ -157,7 +178,12 @@ def computes_bfloat16(accelerator: str) -> bool:
 def go_offline_if_necessary() -> str | None:
     """Let W&B write to the run's folder alone unless its server awaits the run; if so, return why."""
     here = str(Path(__file__).parent)
-    mode = wandb.setup(wandb.Settings(git_root=here)).settings.mode  # it would look for the commit in the run's folder
+    settings = wandb.Settings(
+        git_root=here,  # it would look for the commit in the run's folder
+        finish_timeout=UPLOAD_SECONDS,
+        x_transaction_log_flush_interval=1,  # seconds of what a kill can lose
+    )
+    mode = wandb.setup(settings).settings.mode
     try:
         # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
@@ -173,19 +199,32 @@ def go_offline_if_necessary() -> str | None:
 def main(args: ArgsType = None) -> PigmentCLI:
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    handlers = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        cli = PigmentCLI(
+        return PigmentCLI(
             save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},  # by a resumed run
             auto_configure_optimizers=False,  # or --optimizer would silently replace the model's own
             parser_class=StrictParser,
             parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in LightningCLI.subcommands()},
             args=args,
         )
-    except (DataError, WeightsError, CheckpointError) as error:
+    except (DataError, WeightsError, CheckpointError, NotFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    wandb.finish()  # or the next call in this process would go on with its run
-    return cli
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: {error}. The last checkpoint is whole; make room, and go on with --ckpt_path last.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    finally:
+        # or the next call in this process would go on with its run
+        wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class LogCurves(Callback):
 
     def _record(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():  # which also holds the last of the other stage
-            if name.startswith(stage):
+            if name.startswith(stage) and not name.endswith("_step"):  # which is of the last batch alone
                 self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from callbacks.media import media_folder, publish
+from callbacks.resuming import Interrupted
 
 COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
@@ -63,7 +64,7 @@ class EpochImages(Callback, ABC):
             publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):  # stopped when it looked good
+        if isinstance(exception, Interrupted):  # when it looked good, or for a while
             self.on_fit_end(trainer, pl_module)
 
 

@@ -7,9 +7,14 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 
+def run_folder(trainer: Trainer) -> Path:
+    """Return the run's folder. Every process must ask: they agree on rank zero's."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
 def media_folder(trainer: Trainer) -> Path:
-    """Return the folder of the run's pictures. Every process must ask: they agree on rank zero's."""
-    return Path(trainer.log_dir or trainer.default_root_dir) / "media"
+    """Return the folder of the run's pictures. Every process must ask."""
+    return run_folder(trainer) / "media"
 
 
 def publish(image: Image.Image, path: Path, trainer: Trainer, key: str) -> None:

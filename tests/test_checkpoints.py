@@ -87,3 +87,22 @@ def test_a_run_that_cannot_save_ends_in_a_line(fruits: Path, capsys: pytest.Capt
         main(tiny("fit", fruits, "--trainer.logger=false", f"--trainer.callbacks+={__name__}.Obstruct"))
     assert stop.value.code == 2
     assert "ckpt' cannot be written, and is what it was before: File exists" in capsys.readouterr().err
+
+
+class FillDisk(Callback):
+    """Let the disk be full for ``metrics.csv``."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            metrics = Path(trainer.default_root_dir, "metrics.csv")
+            metrics.unlink()
+            metrics.symlink_to("/dev/full")
+
+
+def test_a_full_disk_ends_a_run_in_a_line(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(tiny("fit", fruits, f"--trainer.callbacks+={__name__}.FillDisk"))
+    assert stop.value.code == 2
+    assert "error: [Errno 28] No space left on device. The last checkpoint is whole;" in capsys.readouterr().err
+    (checkpoint,) = Path("runs").glob("*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4

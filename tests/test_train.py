@@ -1,6 +1,5 @@
 import contextlib
 import csv
-import json
 import os
 import pty
 import re
@@ -9,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import train
 from datamodules import FruitsDataModule, demo_fruits
-from tests.world import CONFIGS, tiny
+from tests.world import CONFIGS, read_wandb, tiny
 from train import main
 from vae import ConvVAE
 
@@ -58,9 +56,8 @@ def test_two_checkpoints_are_kept_the_best_and_the_truly_last(fruits: Path) -> N
     assert best != 2
     checkpoints = run.run_folder / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {f"best-epoch{best:03d}.ckpt", "last.ckpt"}
-    for name, epoch in {f"best-epoch{best:03d}.ckpt": best, "last.ckpt": 2}.items():
-        checkpoint = torch.load(checkpoints / name, weights_only=True)
-        assert (checkpoint["epoch"], checkpoint["global_step"]) == (epoch, 4 * (epoch + 1))
+    for name, num_epochs in {f"best-epoch{best:03d}.ckpt": best + 1, "last.ckpt": 3}.items():
+        assert torch.load(checkpoints / name, weights_only=True)["global_step"] == 4 * num_epochs
     last = torch.load(checkpoints / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, last[name]) for name, tensor in run.model.state_dict().items())
 
@@ -85,17 +82,6 @@ def test_a_runs_own_config_repeats_it(fruits: Path) -> None:
     # whether the first was offline does not decide it for the second
     loggers = yaml.safe_load((first.run_folder / "config.yaml").read_text())["trainer"]["logger"]
     assert [logger["init_args"]["mode"] for logger in loggers if "Wandb" in logger["class_path"]] == [None]
-
-
-def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """All that an offline run holds, by type of record, as W&B's own tool reads it."""
-    (run,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
-    records: dict[str, list[dict[str, Any]]] = {"folder": [{"path": run.parent / "files"}]}
-    for line in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
-        record = json.loads(line)
-        records.setdefault(record["type"], []).append(record[record["type"]])
-    return records
 
 
 def test_weights_and_biases_holds_what_the_run_folder_holds(fruits: Path) -> None:
@@ -177,10 +163,11 @@ def test_a_checkpoint_made_without_the_command_line_will_do(fruits: Path) -> Non
     assert validated["val/loss"].item() == pytest.approx(trainer.callback_metrics["val/loss"].item())
 
 
-def test_fit_goes_on_after_the_checkpoints_epoch(fruits: Path) -> None:
-    main(tiny("fit", fruits))
+def test_a_finished_run_goes_on_if_it_is_given_more_epochs(fruits: Path) -> None:
+    first = main(tiny("fit", fruits))
     resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
-    assert {row["epoch"] for row in metrics(resumed.run_folder)} == {"2"}
+    assert resumed.run_folder == first.run_folder
+    assert [row["epoch"] for row in metrics(resumed.run_folder) if row["val/loss"]] == ["0", "1", "2"]
     assert resumed.trainer.global_step == 12
 
 
@@ -208,9 +195,12 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "max_epochs" in refused("fit", "--trainer.max_epoch=3")
     assert "image_size" in refused("fit", "--model.init_args.image_size=32")
     assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
-    assert "there is no checkpoint 'last'" in refused("fit", "--ckpt_path=last")
+    assert "there is no checkpoint 'last'" in refused("test", "--ckpt_path=last")
     assert "needs 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
     assert "--ckpt_path is missing" in refused("test")
+    assert "only GPUs can share BatchNorm's" in refused("fit", "--trainer.sync_batchnorm=true")
+    later = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_minutes: 0}}"
+    assert "every_n_minutes is 0.0, needs over 0" in refused("fit", later)
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
     assert not Path("runs").exists()  # and leaves nothing behind
 

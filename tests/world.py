@@ -1,6 +1,10 @@
 """What the tests make their world of."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,3 +45,15 @@ def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml"
         *(["--trainer.max_epochs=2"] if stage == "fit" else []),
         *more,
     ]
+
+
+def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All that a run in offline mode holds, by type of record, as W&B's own tool reads it; stops included, by time."""
+    records: dict[str, list[dict[str, Any]]] = {}
+    for log in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        records.setdefault("folder", []).append({"path": log.parent / "files"})
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+            record = json.loads(line)
+            records.setdefault(record["type"], []).append(record[record["type"]])
+    return records

@@ -1,0 +1,119 @@
+"""A run's metrics on disk and in Weights & Biases, which go on where they stopped.
+
+A run that was killed computes again, to the last digit, what it had logged since its last checkpoint. That is left out:
+nothing is logged twice. And what had not reached Weights & Biases by then is taken from ``metrics.csv``.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+METRICS_FILE = "metrics.csv"
+STEP = "trainer/global_step"  # what Lightning calls the step in Weights & Biases
+Event = tuple[int, frozenset[str]]  # a step, and the names of what was logged then
+
+
+class ResumableCSVLogger(Logger):
+    """``metrics.csv`` in ``save_dir``: a row for each time that something is logged.
+
+    Lightning's own logger would begin by deleting that of the run which it continues.
+    """
+
+    name = version = ""  # there is one to a folder
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir, METRICS_FILE)
+        self.partial = self.path.with_name(f".{METRICS_FILE}.partial")  # or a kill might leave half a file
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @cached_property
+    def logged(self) -> set[Event]:
+        self.partial.unlink(missing_ok=True)
+        return {(int(row.pop("step")), frozenset(row)) for row in read_metrics(self.path)}
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return sorted({"step"}.union(*(names for _, names in self.logged)))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        event, row = (int(step or 0), frozenset(metrics)), {"step": str(step or 0), **metrics}
+        if event in self.logged:
+            return
+        if self.path.exists() and row.keys() <= set(self.columns):
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        else:  # with another header
+            rows: list[Mapping[str, Any]] = [*read_metrics(self.path), row]
+            self.columns = sorted({*self.columns, *row})
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            with self.partial.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            self.partial.replace(self.path)
+        self.logged.add(event)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """They are in config.yaml."""
+
+
+class ResumableWandbLogger(WandbLogger):
+    """Weights & Biases, where a run with the id (``version``) of an earlier one continues its curves."""
+
+    logged: frozenset[Event] | None = None  # by the earlier run, once that is known
+    next_step: int | None = None  # W&B's own count of what is logged, which begins at 0 again in an offline run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self.logged is None:
+            self._catch_up(self.experiment)
+        if (step, frozenset(metrics)) not in (self.logged or ()):
+            self.experiment.log({**metrics, STEP: step}, step=self.next_step, commit=True)
+            self.next_step = None
+
+    def _catch_up(self, run: Any) -> None:
+        """Learn what W&B has of an earlier run, and log what ``metrics.csv`` has besides."""
+        folder, here = Path(self.save_dir or ""), Path(run.dir).parent.name
+        logs = [log for log in folder.glob(f"wandb/*run-*-{run.id}/*.wandb") if log.parent.name != here]
+        logs.sort(key=lambda log: log.parent.name.removeprefix("offline-"))  # by time
+        there = [event for log in logs for event in read_wandb(log)]
+        if run.offline:
+            self.next_step = len(there) or None
+        else:
+            del there[run.starting_step :]  # of these the server has not heard
+        self.logged = frozenset(there)
+        rows = read_metrics(folder / METRICS_FILE) if logs else []
+        for row in rows:
+            self.log_metrics({name: float(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
+        self.logged |= {(int(row["step"]), frozenset(row.keys() - {"step"})) for row in rows}
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv``, each without its empty columns; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def read_wandb(log: Path) -> Iterator[Event]:
+    """Yield what was logged, in its order, from the transaction log of W&B, which a kill may have cut off."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        if item := json.loads(line).get("history", {}).get("item"):
+            images = {name.removesuffix("._type") for name in item if name.endswith("._type")}
+            names = {name for name in item if not name.startswith("_") and name.rpartition(".")[0] not in images}
+            yield item.get(STEP), frozenset((names | images) - {STEP})

@@ -1,0 +1,70 @@
+"""Stop before a number that is not finite spoils the weights."""
+
+import textwrap
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from callbacks.media import run_folder
+from datamodules.folder import FolderDataModule
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or a gradient is not finite; the message says which, of which images, and what was saved."""
+
+
+class StopWhenNotFinite(Callback):
+    """End the run before a step for which the loss or a gradient is not finite.
+
+    The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (but BatchNorm's statistics
+    have seen its batch), and for each process the batch with the paths of its images. Infinite gradients under a
+    GradScaler (16-mixed) are left to that.
+
+    Raises:
+        NotFiniteError: in training.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, Tensor, Tensor]] = []  # since the last step: number, batch and loss
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = run_folder(trainer) / "not_finite"
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.batch_idx, self.batch = batch_idx, batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self.batches.append((self.batch_idx, self.batch, loss.detach()))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        checked = [loss for *_, loss in self.batches]
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            checked.append(get_total_norm(gradients).to(checked[0]))
+        is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
+        if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
+            first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1
+            self._stop(trainer, pl_module, *self.batches[first][:2])
+        self.batches.clear()
+
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, batch: Tensor) -> None:
+        metrics = trainer.fit_loop.epoch_loop._results.values()
+        terms = [metric.meta.name for metric in metrics if metric.meta.on_epoch and not metric.value.isfinite()]
+        gradients = {name: weight.grad for name, weight in pl_module.named_parameters() if weight.grad is not None}
+        spoiled = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        terms += [f"the gradient of {name}" for name in spoiled if not terms]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        files = data.training_files(batch_idx) if isinstance(data, FolderDataModule) else []
+        name = f"step_{trainer.global_step:06}"
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+        torch.save({"batch": batch, "files": files}, self.folder / f"{name}_batch_rank_{trainer.global_rank}.pt")
+        raise NotFiniteError(
+            f"not finite in step {trainer.global_step:,} (epoch {trainer.current_epoch}, batch {batch_idx}): "
+            f"{textwrap.shorten(', '.join(terms), 300, placeholder=' …') or 'in another process'}. "
+            f"Its {len(batch)} images: {textwrap.shorten(', '.join(files), 1000, placeholder=' …')}. "
+            f"They and the weights before the step are in '{self.folder}'; the last checkpoint stays as it was."
+        )

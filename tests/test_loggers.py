@@ -1,0 +1,88 @@
+import json
+import os
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import train
+from callbacks import ResumableCSVLogger
+from callbacks.loggers import read_wandb as read_wandb_log
+from tests.test_resuming import assert_logged_once, at, metrics, only, run
+from tests.wandb_server import WandbServer
+from tests.world import read_wandb, tiny
+
+
+def test_a_new_name_makes_a_new_column_and_keeps_the_rows(tmp_path: Path) -> None:
+    logger = ResumableCSVLogger(str(tmp_path / "run"))
+    logger.log_metrics({"loss": 0.5}, step=0)
+    logger.log_metrics({"loss": 0.25}, step=1)
+    logger.log_metrics({"accuracy": float("nan")}, step=1)
+    logger.log_metrics({"loss": 0.125}, step=2)
+    text = "accuracy,loss,step\n,0.5,0\n,0.25,1\nnan,,1\n,0.125,2\n"
+    assert (tmp_path / "run" / "metrics.csv").read_text() == text
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.csv"]
+
+
+def test_what_is_logged_again_is_left_out(tmp_path: Path) -> None:
+    for _ in range(2):
+        logger = ResumableCSVLogger(str(tmp_path))
+        for step in range(3):
+            logger.log_metrics({"loss": step / 8}, step)
+            logger.log_metrics({"accuracy": step / 4}, step)
+        assert [row["step"] for row in metrics(tmp_path)] == ["0", "0", "1", "1", "2", "2"]
+    logger.log_metrics({"loss": 1.0}, step=3)
+    assert metrics(tmp_path)[-1] == {"accuracy": "", "loss": "1.0", "step": "3"}
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.9, 0.6, 0.0])
+def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
+    """A kill cuts its log off, wherever its own process had got to."""
+    arguments = tiny("fit", fruits)
+    assert run([*arguments, at("on_validation_batch_start", 1, 1)]) == 143
+    (log,) = only("runs").glob("wandb/offline-run-*/*.wandb")
+    log.write_bytes(log.read_bytes()[: max(7, int(kept * log.stat().st_size))])  # the header is there from the start
+    assert run([*arguments, "--ckpt_path=last"]) == 0
+    assert_logged_once(only("runs"))
+    assert len({record["run_id"] for record in read_wandb(only("runs"))["run"] if "run_id" in record}) == 1
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        threading.Thread(target=server.serve_forever).start()
+        for name, value in {**server.environment(), "HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        yield server
+        server.shutdown()
+
+
+def test_a_resumed_run_goes_on_online(server: WandbServer, fruits: Path) -> None:
+    arguments = tiny("fit", fruits)
+    assert run([*arguments, at("on_validation_batch_start", 1, 1)]) == 143
+    del server.history[4:]  # the rest was lost on its way
+    assert run([*arguments, "--ckpt_path=last"]) == 0
+    assert_logged_once(only("runs"), [json.loads(line) for line in server.history])
+
+
+class KillServer(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/die", data=b"")
+
+
+def test_a_server_that_dies_costs_nothing_but_the_upload(
+    server: WandbServer, fruits: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    monkeypatch.setattr(train, "UPLOAD_SECONDS", 2)
+    assert run(tiny("fit", fruits, f"--trainer.callbacks+={__name__}.KillServer")) == 0
+    assert server.is_dead
+    assert "wandb sync" in capfd.readouterr().err
+    assert [row["epoch"] for row in metrics(only("runs")) if row["train/loss"]] == ["0", "1"]
+    (log,) = only("runs").glob("wandb/run-*/*.wandb")  # what such an upload begins with
+    there = {(step, name) for step, names in read_wandb_log(log) for name in names}
+    assert {(int(row["step"]), "train/loss") for row in metrics(only("runs")) if row["train/loss"]} <= there

@@ -1,0 +1,120 @@
+"""Several processes train as one does."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.multiprocessing import ProcessRaisedException
+
+import train
+from datamodules.folder import Order
+from tests.test_resuming import COLORIZER, metrics, only, run, run_two
+from tests.world import tiny, write_painting
+
+
+@pytest.fixture
+def odd(paintings: Path) -> Path:
+    """15 paintings to train on and 7 to validate: two processes cannot share them evenly."""
+    rng = np.random.default_rng(1)
+    for part in ("training_set", "validation_set"):
+        write_painting(paintings / part / "painting" / "odd.jpg", 0.5, rng)
+    return paintings
+
+
+def test_they_take_the_same_steps(paintings: Path) -> None:
+    for name in ("14.jpg", "15.jpg"):  # 16, so that all batches are whole
+        write_painting(paintings / "training_set" / "painting" / name, 0.5, np.random.default_rng(len(name)))
+    flip = "--data.init_args.flip=true"
+    assert run(tiny("fit", paintings, flip, config=COLORIZER)) == 0
+    two = ["--data.init_args.batch_size=2", "--trainer.default_root_dir=two"]
+    assert run_two(tiny("fit", paintings, flip, *two, config=COLORIZER)) == 0
+    for row, expected in zip(metrics(only("two")), metrics(only("runs")), strict=True):
+        for name in row.keys() - {"train/loss_step"}:  # which is that of rank zero
+            if expected[name]:
+                assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
+    weights, expected = (
+        torch.load(only(root) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for root in ("two", "runs")
+    )
+    for name, weight in weights.items():
+        assert torch.allclose(weight, expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("name", ["2_deep_rmsprop.yaml", "7_resnet_adam.yaml"])
+def test_they_train_the_other_networks_too(name: str, odd: Path) -> None:
+    assert run_two(tiny("fit", odd, config=COLORIZER.with_name(name))) == 0
+    losses = [float(row["val/loss"]) for row in metrics(only("runs")) if row["val/loss"]]
+    assert len(losses) == 2
+    assert all(0 < loss < 1 for loss in losses)
+
+
+def test_they_count_each_validation_image_once(odd: Path) -> None:
+    assert run(tiny("fit", odd, "--trainer.max_epochs=1", config=COLORIZER)) == 0
+    for stage in ("validate", "test"):
+        for root, start in {f"{stage}-one": run, f"{stage}-two": run_two}.items():
+            checkpoint = f"--ckpt_path={only('runs') / 'checkpoints' / 'last.ckpt'}"
+            assert start(tiny(stage, odd, checkpoint, f"--trainer.default_root_dir={root}", config=COLORIZER)) == 0
+        (one,), (two,) = metrics(only(f"{stage}-one")), metrics(only(f"{stage}-two"))
+        assert {name: float(value) for name, value in two.items()} == {
+            name: pytest.approx(float(value), rel=1e-5) for name, value in one.items()
+        }
+
+
+def test_they_predict_each_image_once(odd: Path) -> None:
+    assert run(tiny("fit", odd, "--trainer.max_epochs=1", config=COLORIZER)) == 0
+    assert run_two(tiny("predict", odd, "--ckpt_path=last", config=COLORIZER)) == 0
+    pictures = [path.name for path in Path("runs").glob("*/media/predictions/*")]
+    assert sorted(pictures) == ["batch_0000_rank_0.png", "batch_0000_rank_1.png"]
+
+
+def test_they_share_the_training_images_and_leave_out_another_one_in_each_epoch() -> None:
+    left_out = set()
+    for epoch in range(5):
+        orders = [Order(range(15), 2, rank, seed=0, batch_size=2) for rank in (0, 1)]
+        for order in orders:
+            order.set_epoch(epoch)
+        first, second = map(set, orders)
+        assert (len(first), len(second), first & second) == (7, 7, set())
+        left_out |= set(range(15)) - first - second
+    assert len(left_out) > 1
+
+
+def test_too_few_images_for_the_processes_are_missed_before_training(
+    odd: Path,
+) -> None:
+    for file in sorted((odd / "validation_set" / "painting").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(ProcessRaisedException, match=r"1 fell to val, which needs 2\."):
+        run_two(tiny("fit", odd, config=COLORIZER))
+
+
+LAUNCHERS = {
+    "ddp": [sys.executable, train.__file__],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", train.__file__],
+}
+
+
+@pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_a_signal_to_the_first_process_saves_and_stops_all(launcher: str, odd: Path, tmp_path: Path) -> None:
+    arguments = tiny("fit", odd, "--trainer.devices=2", "--trainer.strategy=ddp", config=COLORIZER)
+    arguments += ["--ckpt_path=last", "--trainer.enable_progress_bar=false"]
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*LAUNCHERS[launcher], *arguments, "--trainer.max_epochs=100000"], stdout=file, stderr=subprocess.STDOUT
+        )
+    while not list(Path("runs").glob("*/checkpoints/last.ckpt")):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(timeout=60)
+    assert "SIGTERM: stopped after step" in log.read_text()
+    assert status == (143 if launcher == "ddp" else 1)  # of torchrun itself
+    stopped = torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)
+    assert run_two([*arguments, f"--trainer.max_epochs={stopped['epoch'] + 1}"]) == 0
+    assert only("runs")  # has gone on

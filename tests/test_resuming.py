@@ -1,0 +1,203 @@
+import csv
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.multiprocessing import ProcessExitedException
+
+from tests.world import CONFIGS, read_wandb, tiny
+from train import main
+
+COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
+VAE = CONFIGS / "vae.yaml"
+GO_ON = "--ckpt_path=last"
+
+
+def start(arguments: list[str]) -> Any:
+    """Run train.py in a process of its own, which finds everything imported."""
+    wandb.teardown()  # or they would share one service, which would wait for more of a process that was killed
+    process = multiprocessing.get_context("fork").Process(target=main, args=(arguments,))
+    process.start()
+    return process
+
+
+def run(arguments: list[str]) -> int:
+    """Run train.py in a process of its own, and return its exit status: that of a shell, or minus a signal."""
+    process = start(arguments)
+    process.join()
+    return process.exitcode
+
+
+def run_two(arguments: list[str]) -> int:
+    """Run train.py in two processes, and return the exit status."""
+    try:
+        main([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork"])
+    except ProcessExitedException as stop:
+        return stop.exit_code
+    return 0
+
+
+def only(root: str) -> Path:
+    """Return the folder of the only run in ``root``."""
+    (folder,) = Path(root).iterdir()
+    return folder
+
+
+def flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list | tuple):
+        for key, below in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flatten(below, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """All that a run leaves: the tensors and counters of its checkpoints, its metrics, its pictures."""
+    found = dict(flatten(metrics(folder), "metrics"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        for name, value in flatten(torch.load(checkpoint, weights_only=True), checkpoint.name):
+            value = (value.dtype, value.shape, value.numpy().tobytes()) if torch.is_tensor(value) else value
+            found[name] = value
+    found = {
+        name.replace(str(folder), "RUN"): value.replace(str(folder), "RUN") if isinstance(value, str) else value
+        for name, value in found.items()
+    }
+    assert {found.pop(name) for name in list(found) if name.endswith(".run_id")} == {folder.name}
+    return found | {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "media").rglob("*.png")}
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    found, wanted = everything(folder), everything(expected)
+    assert found.keys() ^ wanted.keys() == set()
+    assert [name for name in found if found[name] != wanted[name]] == []
+
+
+class SignalAt(Callback):
+    """Send this process a signal at a hook."""
+
+    def __init__(self, signum: int, hook: str, epoch: int, batch_idx: int = 0, rank: int = 0) -> None:
+        self.signum, self.place = signum, (epoch, batch_idx, rank)
+        setattr(self, hook, self.send)
+
+    def send(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        batch_idx = next((arg for arg in args if isinstance(arg, int)), 0)
+        if (trainer.current_epoch, batch_idx, trainer.global_rank) == self.place and not trainer.sanity_checking:
+            os.kill(os.getpid(), self.signum)
+
+
+def at(hook: str, epoch: int, batch_idx: int = 0, signum: int = signal.SIGTERM, rank: int = 0) -> str:
+    place = f"{{signum: {int(signum)}, hook: {hook}, epoch: {epoch}, batch_idx: {batch_idx}, rank: {rank}}}"
+    return f"--trainer.callbacks+={{class_path: {__name__}.SignalAt, init_args: {place}}}"
+
+
+STOPS = (  # one after the other, all in one run
+    ("on_train_batch_end", 0, 1),  # in the middle of an epoch
+    ("on_validation_batch_start", 0, 1),  # in the middle of a validation
+    ("on_train_epoch_end", 0),  # between epochs
+    ("on_train_batch_start", 1, 0),
+    ("on_train_batch_end", 1, 3),  # the last batch: the next that could be safe is in validation
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        (VAE, ["--data.init_args.num_workers=2"]),
+        (VAE, ["--trainer.precision=bf16-mixed"]),
+        (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
+        (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
+    ],
+    ids=["vae-workers", "vae-bf16", "colorizer-bf16-workers", "colorizer-accumulating"],
+)
+def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
+    config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    arguments = tiny("fit", fruits if config == VAE else paintings, *more, config=config)
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
+    assert [run([*arguments, at(*stop)]) for stop in STOPS] == [143] * len(STOPS)
+    assert run(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
+def test_two_processes_that_are_stopped_end_as_if_they_were_not(
+    paintings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    arguments = tiny("fit", paintings, "--data.init_args.batch_size=2", config=COLORIZER)
+    assert run_two(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
+    for rank, stop in enumerate(STOPS[:2]):  # each process alone receives the signal
+        assert run_two([*arguments, at(*stop, rank=rank)]) == 143
+    assert run_two(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
+def test_nothing_to_go_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    main(tiny("fit", fruits, "--ckpt_path=last"))
+    assert "No run in 'runs' has a checkpoint: a new one begins." in caplog.messages
+
+
+def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path) -> None:
+    for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
+        assert run(tiny("fit", fruits, at("setup", 0, signum=signum))) == status
+        assert run(tiny("fit", fruits, at("on_train_batch_start", 0, signum=signum))) == status
+
+
+def assert_logged_once(folder: Path, history: list[dict[str, Any]] | None = None) -> None:
+    """Every number in metrics.csv is in Weights & Biases exactly once, no picture twice, and no step is missing."""
+    history = [record["item"] for record in read_wandb(folder)["history"]] if history is None else history
+    found = [(item["trainer/global_step"], name, value) for item in history for name, value in item.items()]
+    numbers = [row for row in found if isinstance(row[2], float) and "/" in row[1] and "." not in row[1]]
+    wanted = [
+        (int(row["step"]), name, pytest.approx(float(row[name])))
+        for row in metrics(folder)
+        for name in row
+        if "/" in name and row[name]
+    ]
+    assert sorted(numbers) == sorted(wanted, key=lambda row: row[:2])
+    pictures = [(step, name) for step, name, _ in found if name.endswith("._type")]
+    assert len(pictures) == len(set(pictures))
+    assert [item["_step"] for item in history] == list(range(len(history)))
+
+
+def kill_at_random(arguments: list[str], when: random.Random, kills: int) -> int:
+    """Run train.py to its end in spite of ``kill -9``, and return how many times it was killed."""
+    for killed in range(kills):
+        process = start(arguments)
+        process.join(when.uniform(0.5, 2.5))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            return killed
+    assert run(arguments) == 0
+    return kills
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
+def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_were_not(seed: int, fruits: Path) -> None:
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=6")
+    assert run(arguments) == 0
+    often = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_train_steps: 1}}"
+    arguments += ["--trainer.default_root_dir=killed", "--ckpt_path=last", often]
+    killed = kill_at_random(arguments, random.Random(seed), kills=6)
+    folder = max(Path("killed").iterdir())  # others may have been killed before their first checkpoint
+    print(f"killed {killed} times")
+    assert killed >= 3
+    assert_same(folder, expected=only("runs"))
+    assert_logged_once(folder)
+    assert list(folder.rglob(".*")) == []
