@@ -124,8 +124,7 @@ class PigmentCLI(LightningCLI):
         if (self.run_folder / "media").exists():
             lines["Pictures"] = str(self.run_folder / "media")
         if wandb.run and not wandb.run.disabled:
-            upload = f"wandb sync {self.run_folder / 'wandb' / Path(wandb.run.dir).parent.name}"
-            lines["W&B"] = wandb.run.url or upload
+            lines["W&B"] = wandb.run.url or f"wandb sync {self.run_folder}/wandb/offline-run-*"
         print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
 
     after_fit = after_validate = after_test = after_predict = say_where_everything_is
@@ -148,7 +147,8 @@ class PigmentCLI(LightningCLI):
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             remembered = checkpoint["hyper_parameters"]
-            self.resumed_run = checkpoint.get("run_id") if self.config.subcommand == "fit" else None
+            if self.config.subcommand == "fit" and "run_id" in checkpoint:
+                self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not lead elsewhere
             saved_class = remembered.pop("_class_path", config.model.class_path)  # only train.py stores it
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")

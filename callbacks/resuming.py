@@ -98,7 +98,7 @@ class SaveLast(Checkpoint):
             raise Interrupted(reason)
 
     def _save(self, trainer: Trainer) -> None:
-        if position(trainer) != self.saved:
+        if position(trainer) != self.saved and not trainer.fast_dev_run:
             trainer.save_checkpoint(self.path, weights_only=False)
             self.saved, self.saved_at = position(trainer), time.monotonic()
 
@@ -124,7 +124,7 @@ class ResumeExactly(Callback):
             value, num_images = saved["sums"][trainer.global_rank].float().to(trainer.strategy.root_device)
             results.log(**saved["log"], value=value, sync_dist_fn=trainer.strategy.reduce, batch_size=1)
             results[key].value, results[key].cumulated_batch_size = value, num_images
-            trainer._logger_connector._current_fx = saved["log"]["fx"]  # or its next call would reset them
+            trainer._logger_connector._first_loop_iter = False  # or the next batch would reset them, as the first does
         self.running_means = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -157,8 +157,10 @@ class ResumeExactly(Callback):
                 loops[name] |= {"is_last_batch": False} if "is_last_batch" in loops[name] else {}
         validation = loops["epoch_loop.val_loop.batch_progress"]
         if validation["current"]["ready"] > validation["current"]["completed"]:
-            for counts in (validation["total"], validation["current"]):  # its metrics are lost: it begins again
-                counts.update(ready=1, started=1, processed=0, completed=0)
+            before = validation["total"]["completed"] - validation["current"]["completed"]
+            for counts, done in ((validation["total"], before), (validation["current"], 0)):
+                # it begins again, as its metrics are lost: to Lightning it has just started
+                counts.update(ready=done + 1, started=done + 1, processed=done, completed=done)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.running_means = {

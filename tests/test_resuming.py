@@ -108,7 +108,8 @@ STOPS = (  # one after the other, all in one run
     ("on_validation_batch_start", 0, 1),  # in the middle of a validation
     ("on_train_epoch_end", 0),  # between epochs
     ("on_train_batch_start", 1, 0),
-    ("on_train_batch_end", 1, 3),  # the last batch: the next that could be safe is in validation
+    ("on_train_batch_end", 1, 2),  # before the last batch, or in the middle of accumulating gradients
+    ("on_train_batch_end", 2, 3),  # the last batch, or when only a validation is between this and the next
 )
 
 
@@ -119,13 +120,15 @@ STOPS = (  # one after the other, all in one run
         (VAE, ["--trainer.precision=bf16-mixed"]),
         (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
         (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
+        (COLORIZER, ["--trainer.val_check_interval=0.5"]),
     ],
-    ids=["vae-workers", "vae-bf16", "colorizer-bf16-workers", "colorizer-accumulating"],
+    ids=["vae-workers", "vae-bf16", "colorizer-bf16-workers", "colorizer-accumulating", "colorizer-validating-often"],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    more = [*more, "--trainer.max_epochs=3"]
     arguments = tiny("fit", fruits if config == VAE else paintings, *more, config=config)
     assert run(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
@@ -156,6 +159,11 @@ def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path)
     for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
         assert run(tiny("fit", fruits, at("setup", 0, signum=signum))) == status
         assert run(tiny("fit", fruits, at("on_train_batch_start", 0, signum=signum))) == status
+
+
+def test_a_quick_try_leaves_no_checkpoint(fruits: Path) -> None:
+    main(tiny("fit", fruits, "--trainer.fast_dev_run=true"))
+    assert not list(Path().rglob("*.ckpt"))
 
 
 def assert_logged_once(folder: Path, history: list[dict[str, Any]] | None = None) -> None:
