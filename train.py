@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import warnings
+import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -135,25 +136,31 @@ class PigmentCLI(LightningCLI):
         self.resumed_run: str | None = None
         if config.ckpt_path is None and self.config.subcommand != "fit":
             self.parser.error("--ckpt_path is missing: the file of a checkpoint, or last for that of the newest run")
-        if config.ckpt_path is None:
-            return
         if config.ckpt_path == "last":
             saved = Path(config.trainer.default_root_dir or "").glob("*/checkpoints/last.ckpt")
-            config.ckpt_path = str(max(saved, key=os.path.getmtime, default="last"))
-            if config.ckpt_path == "last" and self.config.subcommand == "fit":
-                rank_zero_info(f"No run in '{config.trainer.default_root_dir}' has a checkpoint: a new one begins.")
-                config.ckpt_path = None
-                return
+            newest = max(saved, key=os.path.getmtime, default=None)
+            nothing = f"no run in '{config.trainer.default_root_dir}' has a last.ckpt"
+            if newest is None and self.config.subcommand != "fit":
+                self.parser.error(nothing)
+            if newest is None:
+                rank_zero_info(f"Resuming: {nothing}, so a new one begins.")
+            config.ckpt_path = newest and str(newest)
+        if config.ckpt_path is None:
+            return
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+            if zipfile.ZipFile(config.ckpt_path).testzip() or not checkpoint["pytorch-lightning_version"]:
+                raise ValueError("its checksums do not fit")
             remembered = checkpoint["hyper_parameters"]
             if self.config.subcommand == "fit" and "run_id" in checkpoint:
                 self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not lead elsewhere
             saved_class = remembered.pop("_class_path", config.model.class_path)  # only train.py stores it
         except FileNotFoundError:
             self.parser.error(f"there is no checkpoint '{config.ckpt_path}'")
-        except Exception as error:  # a file that is not ours can raise nearly anything
-            self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program: {error}")
+        except Exception:  # a file that is not ours can raise nearly anything
+            others = sorted(str(path) for path in Path(config.ckpt_path).parent.glob("*.ckpt"))
+            beside = ", ".join(path for path in others if path != config.ckpt_path) or "none"
+            self.parser.error(f"'{config.ckpt_path}' is not a whole checkpoint of this program. Beside it: {beside}")
         config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
         remedy = f"Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
         if saved_class != config.model.class_path:
@@ -211,7 +218,9 @@ def main(args: ArgsType = None) -> PigmentCLI:
         )
     except (DataError, WeightsError, CheckpointError, NotFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        rank = rank_zero_only.rank  # type: ignore[attr-defined]
+        # the launcher kills the first process 5 s after another has failed, which here all have
+        raise SystemExit(0 if isinstance(error, NotFiniteError) and rank else 2) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -64,7 +64,7 @@ class EpochImages(Callback, ABC):
             publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Interrupted):  # when it looked good, or for a while
+        if isinstance(exception, Interrupted) and trainer.current_epoch > 0:  # when it looked good, or for a while
             self.on_fit_end(trainer, pl_module)
 
 

@@ -6,6 +6,7 @@ nothing is logged twice. And what had not reached Weights & Biases by then is ta
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,15 +33,19 @@ class ResumableCSVLogger(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir, METRICS_FILE)
-        self.partial = self.path.with_name(f".{METRICS_FILE}.partial")  # or a kill might leave half a file
 
     @property
     def save_dir(self) -> str:
         return str(self.path.parent)
 
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop what was logged at ``step`` or later, and what a stop has damaged."""
+        if self.path.exists():
+            self._write([row for row in read_metrics(self.path) if int(row["step"]) < step])
+
     @cached_property
     def logged(self) -> set[Event]:
-        self.partial.unlink(missing_ok=True)
         return {(int(row.pop("step")), frozenset(row)) for row in read_metrics(self.path)}
 
     @cached_property
@@ -55,16 +60,24 @@ class ResumableCSVLogger(Logger):
         if self.path.exists() and row.keys() <= set(self.columns):
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
-        else:  # with another header
-            rows: list[Mapping[str, Any]] = [*read_metrics(self.path), row]
-            self.columns = sorted({*self.columns, *row})
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            with self.partial.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.columns)
-                writer.writeheader()
-                writer.writerows(rows)
-            self.partial.replace(self.path)
-        self.logged.add(event)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave a checkpoint without what was logged before it
+            self.logged.add(event)
+        else:
+            self._write([*read_metrics(self.path), row])
+
+    def _write(self, rows: list[Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{METRICS_FILE}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, sorted({"step"}.union(*rows)))
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+        for name in ("logged", "columns"):  # which are read anew
+            self.__dict__.pop(name, None)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """They are in config.yaml."""
@@ -102,11 +115,12 @@ class ResumableWandbLogger(WandbLogger):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv``, each without its empty columns; none if there is no file."""
+    """Return the whole rows of a ``metrics.csv``, each without its empty columns; none if there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    lines = path.read_text().splitlines(keepends=True)
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))  # a power cut may have torn the last
+    return [{name: value for name, value in row.items() if value} for row in rows if (row["step"] or "").isdigit()]
 
 
 def read_wandb(log: Path) -> Iterator[Event]:

@@ -1,5 +1,6 @@
 """Stop before a number that is not finite spoils the weights."""
 
+import math
 import textwrap
 from typing import Any
 
@@ -44,7 +45,7 @@ class StopWhenNotFinite(Callback):
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-            checked.append(get_total_norm(gradients).to(checked[0]))
+            checked.append(get_total_norm(gradients, norm_type=math.inf).to(checked[0]))
         is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
             first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1

@@ -1,6 +1,7 @@
 """Any folder of images, as batches on the device."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
@@ -70,6 +71,7 @@ class FolderDataModule(LightningDataModule, ABC):
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers
         self.flip, self.list_files = flip, list_files
+        self.batches_of_checkpoint: dict[str, Any] | None = None
 
     @staticmethod
     @abstractmethod
@@ -100,6 +102,11 @@ class FolderDataModule(LightningDataModule, ABC):
         if self.trainer:  # which may go on from a checkpoint; when it sets the epoch itself, workers read ahead already
             loop: Any = self.trainer.fit_loop
             batch_idx = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
+            if batch_idx and self.batches_of_checkpoint != self.state_dict():
+                raise DataError(
+                    f"The checkpoint stands after {batch_idx} batches of an epoch with {self.batches_of_checkpoint}; "
+                    f"now it is {self.state_dict()}. Go on with the same, or begin a new run."
+                )
             self.order.begin(loop.epoch_progress.current.processed, batch_idx)
         # a last batch of one is left out, which in every epoch is another image
         return self._loader(
@@ -116,6 +123,14 @@ class FolderDataModule(LightningDataModule, ABC):
         images = Images(self.store, self._test_part())
         num_processes, rank = self._processes()
         return self._loader(images, batch_size=self.batch_size, sampler=range(rank, len(images), num_processes))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what makes the batches of an epoch what they are."""
+        batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
+        return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.batches_of_checkpoint = state_dict
 
     def training_files(self, batch_idx: int) -> list[str]:
         """Return the paths, below ``root``, of the images in a batch of the epoch that is running in this process."""
@@ -166,10 +181,16 @@ class FolderDataModule(LightningDataModule, ABC):
         return DataLoader(
             images,
             num_workers=self.num_workers,
+            worker_init_fn=leave_group,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             **order,
         )
+
+
+def leave_group(worker: int) -> None:
+    """Let a signal to all processes of a terminal or a job spare the worker: the training process ends it in time."""
+    os.setpgrp()
 
 
 class Images(Dataset[Tensor]):

@@ -38,6 +38,16 @@ def test_what_is_logged_again_is_left_out(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1] == {"accuracy": "", "loss": "1.0", "step": "3"}
 
 
+@pytest.mark.parametrize("tail", ["2,,0.7", "2", chr(0) * 40, "2,,0.75" + chr(0) * 9 + chr(10)])
+def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("accuracy,loss,step\n,0.5,0\n,0.25,1\n" + tail)
+    logger = ResumableCSVLogger(str(tmp_path))
+    logger.rewind(3)
+    assert (tmp_path / "metrics.csv").read_text() == "loss,step\n0.5,0\n0.25,1\n"
+    logger.rewind(1)
+    assert metrics(tmp_path) == [{"loss": "0.5", "step": "0"}]
+
+
 @pytest.mark.parametrize("kept", [1.0, 0.9, 0.6, 0.0])
 def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
     """A kill cuts its log off, wherever its own process had got to."""

@@ -1,5 +1,6 @@
 """Several processes train as one does."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessRaisedException
 
 import train
@@ -99,14 +101,24 @@ LAUNCHERS = {
 }
 
 
+class Linger(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero:  # with its pictures, or with W&B
+            time.sleep(10)
+
+
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_a_signal_to_the_first_process_saves_and_stops_all(launcher: str, odd: Path, tmp_path: Path) -> None:
     arguments = tiny("fit", odd, "--trainer.devices=2", "--trainer.strategy=ddp", config=COLORIZER)
     arguments += ["--ckpt_path=last", "--trainer.enable_progress_bar=false"]
-    log = tmp_path / "log.txt"
+    arguments += [f"--trainer.callbacks+={__name__}.Linger"] if launcher == "ddp" else []
+    log, tests = tmp_path / "log.txt", Path(__file__).parent
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*LAUNCHERS[launcher], *arguments, "--trainer.max_epochs=100000"], stdout=file, stderr=subprocess.STDOUT
+            [*LAUNCHERS[launcher], *arguments, "--trainer.max_epochs=100000"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},  # where Linger is found
         )
     while not list(Path("runs").glob("*/checkpoints/last.ckpt")):
         assert process.poll() is None, log.read_text()

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
+from datamodules import FruitsDataModule
 from tests.world import CONFIGS, read_wandb, tiny
 from train import main
 
@@ -21,12 +23,17 @@ VAE = CONFIGS / "vae.yaml"
 GO_ON = "--ckpt_path=last"
 
 
-def start(arguments: list[str]) -> Any:
-    """Run train.py in a process of its own, which finds everything imported."""
+def start(arguments: list[str], in_group: bool = False) -> Any:
+    """Run train.py in a process of its own, which finds everything imported; if asked, the first of its own group."""
     wandb.teardown()  # or they would share one service, which would wait for more of a process that was killed
-    process = multiprocessing.get_context("fork").Process(target=main, args=(arguments,))
+    process = multiprocessing.get_context("fork").Process(target=main_in_group if in_group else main, args=(arguments,))
     process.start()
     return process
+
+
+def main_in_group(arguments: list[str]) -> None:
+    os.setpgrp()
+    main(arguments)
 
 
 def run(arguments: list[str]) -> int:
@@ -67,7 +74,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 def everything(folder: Path) -> dict[str, Any]:
     """All that a run leaves: the tensors and counters of its checkpoints, its metrics, its pictures."""
     found = dict(flatten(metrics(folder), "metrics"))
-    for checkpoint in (folder / "checkpoints").iterdir():
+    for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
         for name, value in flatten(torch.load(checkpoint, weights_only=True), checkpoint.name):
             value = (value.dtype, value.shape, value.numpy().tobytes()) if torch.is_tensor(value) else value
             found[name] = value
@@ -121,15 +128,23 @@ STOPS = (  # one after the other, all in one run
         (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
         (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
         (COLORIZER, ["--trainer.val_check_interval=0.5"]),
+        (COLORIZER, ["--trainer.max_steps=14", "--trainer.max_epochs=9"]),
     ],
-    ids=["vae-workers", "vae-bf16", "colorizer-bf16-workers", "colorizer-accumulating", "colorizer-validating-often"],
+    ids=[
+        "vae-workers",
+        "vae-bf16",
+        "colorizer-bf16-workers",
+        "colorizer-accumulating",
+        "colorizer-often",
+        "colorizer-steps",
+    ],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    more = [*more, "--trainer.max_epochs=3"]
-    arguments = tiny("fit", fruits if config == VAE else paintings, *more, config=config)
+    root = fruits if config == VAE else paintings
+    arguments = tiny("fit", root, "--trainer.max_epochs=3", *more, config=config)
     assert run(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
     assert [run([*arguments, at(*stop)]) for stop in STOPS] == [143] * len(STOPS)
@@ -137,11 +152,17 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     assert_same(only("stopped"), expected=only("runs"))
 
 
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [(VAE, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]), (COLORIZER, [])],
+    ids=["vae-bf16-workers", "colorizer"],
+)
 def test_two_processes_that_are_stopped_end_as_if_they_were_not(
-    paintings: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    arguments = tiny("fit", paintings, "--data.init_args.batch_size=2", config=COLORIZER)
+    root = fruits if config == VAE else paintings
+    arguments = tiny("fit", root, "--data.init_args.batch_size=2", *more, config=config)
     assert run_two(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
     for rank, stop in enumerate(STOPS[:2]):  # each process alone receives the signal
@@ -152,13 +173,68 @@ def test_two_processes_that_are_stopped_end_as_if_they_were_not(
 
 def test_nothing_to_go_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     main(tiny("fit", fruits, "--ckpt_path=last"))
-    assert "No run in 'runs' has a checkpoint: a new one begins." in caplog.messages
+    assert "Resuming: no run in 'runs' has a last.ckpt, so a new one begins." in caplog.messages
 
 
 def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path) -> None:
     for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
         assert run(tiny("fit", fruits, at("setup", 0, signum=signum))) == status
         assert run(tiny("fit", fruits, at("on_train_batch_start", 0, signum=signum))) == status
+
+
+def test_the_best_checkpoint_goes_on_as_well(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert run(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER)) == 0
+    best = only("runs") / "checkpoints" / "best-epoch000.ckpt"
+    assert run(tiny("fit", paintings, f"--ckpt_path={best}", config=COLORIZER)) == 0
+    assert run(tiny("fit", paintings, "--trainer.default_root_dir=whole", config=COLORIZER)) == 0
+    assert metrics(only("runs")) == metrics(only("whole"))
+
+
+def test_a_rewound_run_logs_anew(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert run(tiny("fit", paintings, config=COLORIZER)) == 0
+    first, best = metrics(only("runs")), next(only("runs").glob("checkpoints/best*.ckpt"))
+    checkpoint = torch.load(best, weights_only=True)
+    assert (
+        run(tiny("fit", paintings, "--trainer.max_epochs=1", "--trainer.default_root_dir=one", config=COLORIZER)) == 0
+    )
+    earlier = torch.load(only("one") / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**earlier, "run_id": checkpoint["run_id"]}, "earlier.ckpt")
+    other = ["--ckpt_path=earlier.ckpt", "--data.init_args.seed=1"]
+    assert run(tiny("fit", paintings, *other, config=COLORIZER)) == 0
+    for row, old in zip(metrics(only("runs")), first, strict=True):
+        assert (row == old) == (int(row["step"]) < earlier["global_step"])
+
+
+def test_a_signal_to_all_processes_spares_the_workers(fruits: Path) -> None:
+    """As Ctrl-C at a terminal is."""
+    arguments = tiny("fit", fruits, "--data.init_args.num_workers=2", "--trainer.max_epochs=100000")
+    for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
+        root = Path(f"runs-{status}")
+        process = start([*arguments, f"--trainer.default_root_dir={root}"], in_group=True)
+        while not list(root.glob("*/checkpoints/last.ckpt")):
+            assert process.is_alive()
+            time.sleep(0.1)
+        os.killpg(process.pid, signum)
+        process.join(60)
+        assert process.exitcode == status
+
+
+@pytest.mark.parametrize("more", ["--data.init_args.batch_size=3", "--data.init_args.seed=1"])
+def test_within_an_epoch_other_batches_are_refused(more: str, fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny("fit", fruits, at("on_train_batch_end", 0, 1))) == 143
+    assert run(tiny("fit", fruits, more, "--ckpt_path=last")) == 2
+    assert "error: The checkpoint stands after 2 batches of an epoch with {'batch_size': 4," in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_data_is_read_ends_the_run_at_once(
+    signum: int, fruits: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FruitsDataModule, "prepare_data", lambda self: os.kill(os.getpid(), signum))
+    assert run(tiny("fit", fruits)) == 128 + signum
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_quick_try_leaves_no_checkpoint(fruits: Path) -> None:

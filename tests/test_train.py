@@ -55,7 +55,7 @@ def test_two_checkpoints_are_kept_the_best_and_the_truly_last(fruits: Path) -> N
     best = int(np.argmin(losses))
     assert best != 2
     checkpoints = run.run_folder / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {f"best-epoch{best:03d}.ckpt", "last.ckpt"}
+    assert {path.name for path in checkpoints.glob("*.ckpt")} == {f"best-epoch{best:03d}.ckpt", "last.ckpt"}
     for name, num_epochs in {f"best-epoch{best:03d}.ckpt": best + 1, "last.ckpt": 3}.items():
         assert torch.load(checkpoints / name, weights_only=True)["global_step"] == 4 * num_epochs
     last = torch.load(checkpoints / "last.ckpt", weights_only=True)["state_dict"]
@@ -195,7 +195,7 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "max_epochs" in refused("fit", "--trainer.max_epoch=3")
     assert "image_size" in refused("fit", "--model.init_args.image_size=32")
     assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
-    assert "there is no checkpoint 'last'" in refused("test", "--ckpt_path=last")
+    assert "no run in 'runs' has a last.ckpt" in refused("test", "--ckpt_path=last")
     assert "needs 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
     assert "--ckpt_path is missing" in refused("test")
     assert "only GPUs can share BatchNorm's" in refused("fit", "--trainer.sync_batchnorm=true")
