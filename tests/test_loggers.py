@@ -48,7 +48,7 @@ def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
     assert metrics(tmp_path) == [{"loss": "0.5", "step": "0"}]
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.9, 0.6, 0.0])
+@pytest.mark.parametrize("kept", [1.0, 0.6, 0.0])
 def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
     """A kill cuts its log off, wherever its own process had got to."""
     arguments = tiny("fit", fruits)

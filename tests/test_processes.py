@@ -104,7 +104,7 @@ LAUNCHERS = {
 class Linger(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:  # with its pictures, or with W&B
-            time.sleep(10)
+            time.sleep(7)  # longer than the launcher has patience
 
 
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
