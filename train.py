@@ -149,8 +149,9 @@ class PigmentCLI(LightningCLI):
             return
         try:
             checkpoint = torch.load(config.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-            if zipfile.ZipFile(config.ckpt_path).testzip() or not checkpoint["pytorch-lightning_version"]:
-                raise ValueError("its checksums do not fit")
+            needed = {"pytorch-lightning_version", "state_dict", "loops", "optimizer_states"}
+            if zipfile.ZipFile(config.ckpt_path).testzip() or not needed <= checkpoint.keys():
+                raise ValueError("it is damaged, or something is missing")
             remembered = checkpoint["hyper_parameters"]
             if self.config.subcommand == "fit" and "run_id" in checkpoint:
                 self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not lead elsewhere
@@ -221,6 +222,11 @@ def main(args: ArgsType = None) -> PigmentCLI:
         rank = rank_zero_only.rank  # type: ignore[attr-defined]
         # the launcher kills the first process 5 s after another has failed, which here all have
         raise SystemExit(0 if isinstance(error, NotFiniteError) and rank else 2) from None
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        print("error: the checkpoint's weights are not those of this model, though its settings are.", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -228,8 +228,16 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refus
     assert f"is vae.ConvVAE, not {other}." in refused("fit", last, f"--model={other}", *settings)
 
 
+def test_other_weights_are_refused(fruits: Path, refused: Callable[..., str]) -> None:
+    path = next(main(tiny("fit", fruits)).run_folder.glob("checkpoints/last.ckpt"))
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["decoder.7.weight"] = checkpoint["state_dict"].pop("decoder.6.weight")
+    torch.save(checkpoint, path)
+    assert "weights are not those of this model" in refused("test", f"--ckpt_path={path}")
+
+
 def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
-    tmp_path: Path, refused: Callable[..., str]
+    fruits: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
@@ -241,7 +249,10 @@ def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
     (tmp_path / "folder.ckpt").mkdir()
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
-    for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "folder.ckpt", "foreign.ckpt", "tensor.ckpt"):
+    whole = next(main(tiny("fit", fruits)).run_folder.glob("checkpoints/last.ckpt")).read_bytes()
+    middle = len(whole) // 2  # in the weights
+    (tmp_path / "flipped.ckpt").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "folder.ckpt", "foreign.ckpt", "tensor.ckpt", "flipped.ckpt"):
         assert "not a whole checkpoint" in refused("test", f"--ckpt_path={tmp_path / name}")
     assert not (tmp_path / "ran").exists()
 
