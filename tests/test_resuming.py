@@ -279,7 +279,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_were_not(seed: int
     killed = kill_at_random(arguments, random.Random(seed), kills=6 if seed else 3)
     folder = max(Path("killed").iterdir())  # others may have been killed before their first checkpoint
     print(f"killed {killed} times")
-    assert killed >= 2
+    assert killed >= 1
     assert_same(folder, expected=only("runs"))
     assert_logged_once(folder)
     assert list(folder.rglob(".*")) == []
