@@ -1,7 +1,8 @@
 """A run's metrics on disk and in Weights & Biases, which go on where they stopped.
 
-A run that was killed computes again, to the last digit, what it had logged since its last checkpoint. That is left out:
-nothing is logged twice. And what had not reached Weights & Biases by then is taken from ``metrics.csv``.
+A run that was killed computes again, to the last digit, what it had logged since its last checkpoint. ``metrics.csv``
+forgets that and logs it anew; Weights & Biases, which cannot forget, is not given it twice, and gets from
+``metrics.csv`` what had not reached it by then.
 """
 
 import csv

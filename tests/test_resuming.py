@@ -180,6 +180,13 @@ def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path)
         assert run(tiny("fit", fruits, at("on_train_batch_start", 0, signum=signum))) == status
 
 
+@pytest.mark.parametrize(("when", "step"), [("every_n_train_steps: 2", 2), ("every_n_minutes: 0.00000001", 3)])
+def test_within_an_epoch_it_is_saved_by_steps_or_minutes(when: str, step: int, fruits: Path) -> None:
+    often = f"--trainer.callbacks+={{class_path: callbacks.SaveLast, init_args: {{{when}}}}}"
+    assert run(tiny("fit", fruits, often, at("on_train_batch_end", 0, 3, signum=signal.SIGKILL))) == -signal.SIGKILL
+    assert torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
+
+
 def test_the_best_checkpoint_goes_on_as_well(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert run(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER)) == 0
