@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,19 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
-        content = BytesIO()
-        torch.save(checkpoint, content)  # straight into a file, torch would not say why it cannot write
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                file.write(content.getbuffer())
+                torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch can hide the former behind the latter
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
             raise CheckpointError(
-                f"'{target}' cannot be written, and is what it was before: {error.strerror}"
+                f"'{target}' cannot be written, and is what it was before: {reason.strerror}"
             ) from error
         finally:
             with suppress(OSError):  # it has been renamed, or could not even be created

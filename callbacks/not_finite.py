@@ -1,13 +1,11 @@
 """Stop before a number that is not finite spoils the weights."""
 
-import math
 import textwrap
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from callbacks.media import run_folder
@@ -44,8 +42,8 @@ class StopWhenNotFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-            checked.append(get_total_norm(gradients, norm_type=math.inf).to(checked[0]))
+            # a sum is finite as long as its terms are, and on a CPU takes a twentieth of the time of their maximum
+            checked += [weight.grad.sum() for weight in pl_module.parameters() if weight.grad is not None]
         is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
             first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1

