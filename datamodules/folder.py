@@ -4,6 +4,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ class FolderDataModule(LightningDataModule, ABC):
         num_workers: processes that read ahead; with 0 the training process reads, which a store is fast enough for.
         seed: with the epoch it decides the order of the training images.
         flip: mirror about half of the training images, other ones in each epoch.
+        on_device: keep the pixels of all images, 3 * size**2 bytes each, in the device's memory.
         list_files: name the files that are left out, copies of others or nearly colorless, instead of only counting.
 
     Raises:
@@ -51,6 +53,7 @@ class FolderDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         flip: bool = False,
+        on_device: bool = False,
         list_files: bool = False,
     ) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class FolderDataModule(LightningDataModule, ABC):
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.flip, self.list_files = flip, list_files
+        self.flip, self.on_device, self.list_files = flip, on_device, list_files
         self.batches_of_checkpoint: dict[str, Any] | None = None
 
     @staticmethod
@@ -78,26 +81,53 @@ class FolderDataModule(LightningDataModule, ABC):
     def draw_demo() -> Path:
         """Return the folder of the demo images, which are drawn if they are not there yet."""
 
+    @cached_property
+    def store(self) -> ImageStore:
+        """The images, opened on first use, or read and judged if nobody has done so yet."""
+        if self.root is None:
+            root = self.draw_demo()
+        elif self.root.startswith("kaggle:"):
+            root = fetch(self.root)
+        else:
+            root = Path(self.root)
+        as_published = all((root / folder).is_dir() for folder in self.layout)
+        return open_store(root, self.size, self.layout if as_published else None)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The pixels of all images on the device.
+
+        Raises:
+            DataError: if they are too many for its memory.
+        """
+        trainer: Any = self.trainer
+        try:
+            return torch.tensor(self.store.pixels, device=trainer.strategy.root_device)
+        except torch.OutOfMemoryError as error:
+            raise DataError(
+                f"The {len(self.store.pixels):,} images of {self.store.pixels.nbytes / 1e9:.1f} GB do not fit into the "
+                "device's memory. Set data.init_args.on_device to false."
+            ) from error
+
     def prepare_data(self) -> None:
-        store = self._open_store()
         if self.root is None:
             rank_zero_info(
                 f"Data: demo {self.kind}, drawn by this program. For real ones set --data.init_args.root to a folder "
                 f"of images, or to {self.published} (README, 'Real {self.kind}')."
             )
-        for line in store.findings() if self.list_files else []:
+        for line in self.store.findings() if self.list_files else []:
             rank_zero_info(line)
-        rank_zero_info(f"Data: what became of each file is in {store.folder / 'manifest.csv'}\n{store.summary()}")
+        manifest = self.store.folder / "manifest.csv"
+        rank_zero_info(f"Data: what became of each file is in {manifest}\n{self.store.summary()}")
 
     def setup(self, stage: str) -> None:
-        self.store = self._open_store()
         num_processes, _ = self._processes()
         if stage == "fit":
             self._check_number("train", at_least=2 * num_processes)
         self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        images = (FlippedImages if self.flip else Images)(self.store, "train")
+        images = (FlippedImages if self.flip else Images)(self.store, "train", self.on_device)
         self.order = (FlippedOrder if self.flip else Order)(images, *self._processes(), self.seed, self.batch_size)
         if self.trainer:  # which may go on from a checkpoint; when it sets the epoch itself, workers read ahead already
             loop: Any = self.trainer.fit_loop
@@ -120,7 +150,7 @@ class FolderDataModule(LightningDataModule, ABC):
         return self._evaluation_loader(self._test_part())
 
     def predict_dataloader(self) -> DataLoader[Tensor]:
-        images = Images(self.store, self._test_part())
+        images = Images(self.store, self._test_part(), self.on_device)
         num_processes, rank = self._processes()
         return self._loader(images, batch_size=self.batch_size, sampler=range(rank, len(images), num_processes))
 
@@ -137,21 +167,13 @@ class FolderDataModule(LightningDataModule, ABC):
         paths = self.store.paths()
         return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
 
-    def on_after_batch_transfer(self, batch: Tensor | list[Tensor], dataloader_idx: int) -> Tensor:
-        if isinstance(batch, list):
-            images, flips = batch
-            batch = torch.where(flips[:, None, None, None], images.flip(-1), images)
-        return batch.float() / 255  # bytes travel; floats are made on the device
-
-    def _open_store(self) -> ImageStore:
-        if self.root is None:
-            root = self.draw_demo()
-        elif self.root.startswith("kaggle:"):
-            root = fetch(self.root)
-        else:
-            root = Path(self.root)
-        as_published = all((root / folder).is_dir() for folder in self.layout)
-        return open_store(root, self.size, self.layout if as_published else None)
+    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> Tensor:
+        images, flips = batch if isinstance(batch, tuple) else (batch, None)
+        if self.on_device:
+            images = self.pixels[images]
+        if flips is not None:
+            images[flips] = images[flips].flip(-1)
+        return images.float() / 255  # bytes travel; floats are made on the device
 
     def _check_number(self, part: Part, at_least: int) -> None:
         if len(self.store.rows[part]) < at_least:
@@ -171,7 +193,7 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def _evaluation_loader(self, part: Part) -> DataLoader[Tensor]:
         """Deal each image to one process, and to all the same number of batches: they wait for each other in each."""
-        images = Images(self.store, part)
+        images = Images(self.store, part, self.on_device)
         num_processes, rank = self._processes()
         num_batches = math.ceil(len(images) / num_processes / self.batch_size)
         batches = np.array_split(np.arange(rank, len(images), num_processes), num_batches)
@@ -183,6 +205,7 @@ class FolderDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             worker_init_fn=leave_group,
             persistent_workers=self.num_workers > 0,
+            collate_fn=as_it_is,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             **order,
         )
@@ -193,25 +216,34 @@ def leave_group(worker: int) -> None:
     os.setpgrp()
 
 
-class Images(Dataset[Tensor]):
-    """The images of one part of a store, each (3, size, size) uint8."""
+def as_it_is(batch: Any) -> Any:
+    """Collate nothing: the images of a batch are read into one tensor."""
+    return batch
 
-    def __init__(self, store: ImageStore, part: Part) -> None:
-        self.store, self.rows = store, store.rows[part]
+
+class Images(Dataset[Tensor]):
+    """The images of one part of a store, each (3, size, size) uint8, or their rows in the store, each ()."""
+
+    def __init__(self, store: ImageStore, part: Part, as_rows: bool) -> None:
+        self.store, self.rows, self.as_rows = store, store.rows[part], as_rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.store.pixels[self.rows[index]].copy())  # torch wants memory it may write
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        rows = self.rows[indices]
+        return torch.from_numpy(rows if self.as_rows else self.store.read(rows))
 
 
 class FlippedImages(Images):
-    """Images, each with whether it is to be flipped, which is done on the device."""
+    """Images, and whether each is to be flipped, which is done on the device."""
 
-    def __getitem__(self, index_and_flip: tuple[int, bool]) -> tuple[Tensor, bool]:  # type: ignore[override]
-        index, flip = index_and_flip
-        return super().__getitem__(index), flip
+    def __getitems__(self, indices_and_flips: list[tuple[int, bool]]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        indices, flips = zip(*indices_and_flips, strict=True)
+        return super().__getitems__(list(indices)), torch.tensor(flips)
 
 
 class Order(DistributedSampler[Any]):

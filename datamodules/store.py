@@ -2,12 +2,16 @@
 
 import csv
 import hashlib
+import json
+import math
 import os
 import shutil
 import stat
-from collections import Counter
+import weakref
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from io import BytesIO
+from itertools import zip_longest
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,17 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 from tqdm import tqdm
 
 from colorization.files import SUFFIXES, reason
 from colorization.metrics import colorfulness
 from datamodules.cache import build_once, cache_folder
 
-FORMAT = 1  # raised when stores that older code built no longer serve
+PIXELS_FILE, INDEX_FILE = "pixels.uint8", "index.json"
+FORMAT = 2  # raised when stores that older code built no longer serve
 MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
-BLOCK = 256  # images in memory at a time while building
+BLOCK, CHUNK = 256, 8  # images in memory at a time while building, twice; and in the hands of a thread
+THUMBNAIL = 32  # pixels, enough to tell how colorful an image is, and a hundredth of the time
 
 Part = Literal["train", "val", "test"]
 FINDINGS = {
@@ -50,7 +57,7 @@ class Entry(NamedTuple):
     status: str  # kept; unreadable; or leak: the same bytes stand in an earlier part
     reason: str  # why it is unreadable
     duplicate_of: str  # the first file with the same bytes
-    colorfulness: str  # as colorization.metrics measures it; empty if unreadable
+    colorfulness: str  # as colorization.metrics measures it, of a thumbnail; empty if unreadable
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield all there is to say of the file: a key of FINDINGS, and the particulars."""
@@ -64,9 +71,9 @@ class Entry(NamedTuple):
 class File(NamedTuple):
     path: str  # below the root
     part: Part | None  # None: its content decides
-    num_bytes: int
-    modified: int  # ns
-    changed: int  # ns; unlike the former, also by chmod and by cp -p
+    num_bytes: int = 0  # this and the others are 0 if it cannot be looked at
+    modified: int = 0  # ns
+    changed: int = 0  # ns; unlike the former, also by chmod and by cp -p
 
 
 class ImageStore:
@@ -79,33 +86,38 @@ class ImageStore:
     Attributes:
         pixels: (N, 3, size, size) uint8, read-only; a row for each kept file, in the manifest's order.
         rows: the rows of each part.
-        counts: the number of files for each (finding, part); see FINDINGS.
+        counts: the number of files for each finding (see FINDINGS) and part.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
-        parts = []
-        self.counts: Counter[tuple[str, str]] = Counter()
-        for entry in read_manifest(folder):
-            self.counts.update((finding, entry.part) for finding, _ in entry.findings())
-            if entry.status == "kept":
-                parts.append(entry.part)
-        self.rows = {part: np.flatnonzero(np.array(parts) == part) for part in ("train", "val", "test")}
+        index = json.loads((folder / INDEX_FILE).read_text())
+        self.counts: dict[str, dict[str, int]] = index["counts"]
+        self.rows = {part: np.array(rows, dtype=np.int64) for part, rows in index["rows"].items()}
+        num_images = sum(map(len, self.rows.values()))
         self.pixels: NDArray[np.uint8] = np.memmap(
-            folder / "pixels.uint8", dtype=np.uint8, mode="r", shape=(len(parts), 3, size, size)
+            folder / PIXELS_FILE, dtype=np.uint8, mode="r", shape=(num_images, 3, size, size)
         )
+        self._file = os.open(folder / PIXELS_FILE, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, int]]:
         return ImageStore, (self.folder, self.size)  # a worker maps the file; pickling the map would copy the pixels
 
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy images (len(rows), 3, size, size); what is taken from ``pixels`` would stay in the process's memory."""
+        images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            os.preadv(self._file, [image], row * image.nbytes)
+        return images
+
     def summary(self) -> str:
         """Say in a short table how many images of each part were kept, and what was found wrong."""
-        parts = sorted({part for _, part in self.counts}, key=[*self.rows, ""].index)
+        parts = sorted(set().union(*self.counts.values()), key=[*self.rows, ""].index)
         lines = ["".join(f"{part or 'unknown':>10}" for part in parts)]
         for finding, meaning in FINDINGS.items():
-            numbers = [self.counts[finding, part] for part in parts]
-            if any(numbers):
-                lines.append("".join(f"{number:10,}" for number in numbers) + f"  {meaning}")
+            if numbers := self.counts.get(finding):
+                lines.append("".join(f"{numbers.get(part, 0):10,}" for part in parts) + f"  {meaning}")
         return "\n".join(lines)
 
     def paths(self) -> list[str]:
@@ -137,9 +149,9 @@ def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> Imag
     if not root.is_dir():
         raise DataError(f"There is no folder '{root}'. Set data.init_args.root to the folder of your images.")
     files = [
-        File(path, part, *stamp)
+        file
         for folder, part in (layout.items() if layout else [("", None)])
-        for path, stamp in sorted(find_images(root, folder))
+        for file in sorted(find_images(root, folder, part))
     ]
     if not files:
         where = " or ".join(f"'{root / folder}'" for folder in layout or [""])
@@ -158,8 +170,22 @@ def read_manifest(folder: Path) -> Iterator[Entry]:
         yield from map(Entry._make, reader)
 
 
-def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield (path below ``root``, (bytes, modified, changed)) of everything in ``folder`` that is named like an image.
+def write_index(folder: Path) -> int:
+    """Write beside the manifest what is needed of it to begin with, and return the number of images."""
+    kept: list[str] = []
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in read_manifest(folder):
+        for finding, _ in entry.findings():
+            counts[finding][entry.part] += 1
+        if entry.status == "kept":
+            kept.append(entry.part)
+    rows = {part: np.flatnonzero(np.array(kept) == part).tolist() for part in ("train", "val", "test")}
+    (folder / INDEX_FILE).write_text(json.dumps({"rows": rows, "counts": counts}))
+    return len(kept)
+
+
+def find_images(root: Path, folder: str, part: Part | None) -> Iterator[File]:
+    """Yield everything in ``folder``, below ``root``, that is named like an image.
 
     A subfolder that cannot be listed, or a link that leads nowhere, is yielded too: the manifest will say why.
     """
@@ -175,22 +201,23 @@ def find_images(root: Path, folder: str) -> Iterator[tuple[str, tuple[int, int, 
             with os.scandir(root / path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
-            yield path, (0, 0, 0)
+            yield File(path, part)
             continue
+        prefix = os.path.join(path, "")
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            below = os.path.join(path, entry.name)
+            below = prefix + entry.name
             is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
             try:
                 if entry.is_dir():
                     pending.append(below)
                 elif is_image:
                     status = entry.stat()
-                    yield below, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    yield File(below, part, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             except OSError:
                 if is_image:
-                    yield below, (0, 0, 0)
+                    yield File(below, part)
 
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
@@ -219,7 +246,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(square).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
@@ -243,18 +270,22 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
             return digest, reason(error)
 
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
-    num_kept = 0
     with (
         ThreadPool() as pool,
         tqdm(total=len(files), desc=f"Reading {root.name}", unit="image", unit_scale=True) as progress,
-        (folder / "pixels.uint8").open("wb") as pixels,
+        (folder / PIXELS_FILE).open("wb") as pixels,
         (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
     ):
         manifest = csv.writer(lines)
         manifest.writerow(Entry._fields)
-        for start in range(0, len(files), BLOCK):
-            block = files[start : start + BLOCK]
-            for file, (digest, image) in zip(block, pool.map(judge, block, chunksize=1), strict=True):
+        blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
+        pending = pool.map_async(judge, blocks[0], CHUNK)
+        for block, following in zip_longest(blocks, blocks[1:], fillvalue=()):
+            judged = pending.get()
+            pending = pool.map_async(judge, following, CHUNK)  # while what is judged is written
+            images = [image for _, image in judged if not isinstance(image, str)]
+            colors = iter(colorfulness(thumbnails(images)).tolist() if images else ())
+            for file, (digest, image) in zip(block, judged, strict=True):
                 part = file.part or (_part_of(digest) if digest else "")
                 if isinstance(image, str):
                     manifest.writerow(Entry(file.path, part, "unreadable", image, "", ""))
@@ -262,15 +293,19 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
                     original, original_part = first_with.setdefault(digest, (file.path, part))
                     status = "kept" if original_part == part else "leak"
                     duplicate_of = "" if original == file.path else original
-                    color = f"{colorfulness(torch.tensor(image)[None] / 255).item():.1f}"
-                    manifest.writerow(Entry(file.path, part, status, "", duplicate_of, color))
+                    manifest.writerow(Entry(file.path, part, status, "", duplicate_of, f"{next(colors):.1f}"))
                     if status == "kept":
-                        pixels.write(image.tobytes())
-                        num_kept += 1
-                progress.update()
-    if not num_kept:
+                        pixels.write(image.data)
+            progress.update(len(block))
+    if not write_index(folder):
         reasons = [f"{entry.path}: {entry.reason}" for entry in read_manifest(folder)][:3]
         raise DataError(f"None of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)}).")
+
+
+def thumbnails(images: list[NDArray[np.uint8]]) -> Tensor:
+    """Thin images (3, S, S) out to (len(images), 3, s, s) in [0, 1], with an s of THUMBNAIL or less."""
+    step = math.ceil(images[0].shape[-1] / THUMBNAIL)
+    return torch.from_numpy(np.stack([image[:, ::step, ::step] for image in images])) / 255
 
 
 def _part_of(digest: bytes) -> Part:

@@ -39,9 +39,9 @@ def test_a_validation_folder_that_is_partly_a_copy_of_training_is_cleaned(painti
     data = load(paintings)
     assert len(data.val_dataloader().dataset) == 6
     assert len(data.train_dataloader().dataset) == 15
-    assert data.store.counts["leak", "val"] == 5
-    assert data.store.counts["unreadable", "train"] == 3
-    assert data.store.counts["colorless", "train"] == 1
+    assert data.store.counts["leak"]["val"] == 5
+    assert data.store.counts["unreadable"]["train"] == 3
+    assert data.store.counts["colorless"]["train"] == 1
     kept = [set(image.tobytes() for image in data.store.pixels[data.store.rows[part]]) for part in ("train", "val")]
     assert not kept[0] & kept[1]
 
