@@ -121,7 +121,7 @@ def table(figures: Figures) -> str:
         for figure in repetitions[0]:
             values = sorted(repetition[figure] for repetition in repetitions)
             columns.append(f"{figure} {statistics.median(values):,.4g} ({values[0]:,.4g} to {values[-1]:,.4g})")
-        lines.append(f"{name:30}" + "  ".join(columns))
+        lines.append(f"{name:32}" + "  ".join(columns))
     lines.append("")
     speed = {
         name: statistics.median(figure["images_per_second"] for figure in repetitions)
