@@ -42,7 +42,7 @@ class StopWhenNotFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            # a sum is finite as long as its terms are, and on a CPU takes a twentieth of the time of their maximum
+            # a sum shows what its terms hold that is not finite, and on a CPU takes a tenth of their maximum's time
             checked += [weight.grad.sum() for weight in pl_module.parameters() if weight.grad is not None]
         is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):

@@ -3,7 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -167,8 +167,8 @@ class FolderDataModule(LightningDataModule, ABC):
         paths = self.store.paths()
         return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
 
-    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> Tensor:
-        images, flips = batch if isinstance(batch, tuple) else (batch, None)
+    def on_after_batch_transfer(self, batch: Tensor | Sequence[Tensor], dataloader_idx: int) -> Tensor:
+        images, flips = (batch, None) if isinstance(batch, Tensor) else batch  # pinned, a tuple becomes a list
         if self.on_device:
             images = self.pixels[images]
         if flips is not None:
