@@ -10,9 +10,11 @@ from PIL import Image, ImageOps
 
 from benchmarks.systems import say
 from datamodules.store import open_store
+from train import keep_freed_memory
 
 
 def main(folder: str, size: str) -> None:
+    keep_freed_memory()
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     side = int(size)
 

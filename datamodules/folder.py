@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.store import DataError, ImageStore, Part, open_store
+from datamodules.store import DataError, ImageStore, Part, as_images, open_store
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -102,7 +102,7 @@ class FolderDataModule(LightningDataModule, ABC):
         """
         trainer: Any = self.trainer
         try:
-            return torch.tensor(self.store.pixels, device=trainer.strategy.root_device)
+            return torch.tensor(self.store.pixels, device=trainer.strategy.root_device).permute(0, 3, 1, 2)
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"The {len(self.store.pixels):,} images of {self.store.pixels.nbytes / 1e9:.1f} GB do not fit into the "
@@ -178,7 +178,7 @@ class FolderDataModule(LightningDataModule, ABC):
     def _check_number(self, part: Part, at_least: int) -> None:
         if len(self.store.rows[part]) < at_least:
             raise DataError(
-                f"Of the {len(self.store.pixels):,} images of '{self.root}' that can be used, "
+                f"Of the {sum(map(len, self.store.rows.values())):,} images of '{self.root}' that can be used, "
                 f"{len(self.store.rows[part])} fell to {part}, which needs {at_least}. Add images (without folders "
                 f"named {' and '.join(self.layout)} their content decides where they fall), or see what became of "
                 f"them: {self.store.folder / 'manifest.csv'}"
@@ -235,7 +235,7 @@ class Images(Dataset[Tensor]):
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         rows = self.rows[indices]
-        return torch.from_numpy(rows if self.as_rows else self.store.read(rows))
+        return torch.from_numpy(rows) if self.as_rows else as_images(self.store.read(rows))
 
 
 class FlippedImages(Images):

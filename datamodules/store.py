@@ -9,9 +9,10 @@ import shutil
 import stat
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from io import BytesIO
-from itertools import zip_longest
+from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,15 +28,16 @@ from colorization.files import SUFFIXES, reason
 from colorization.metrics import colorfulness
 from datamodules.cache import build_once, cache_folder
 
-PIXELS_FILE, INDEX_FILE = "pixels.uint8", "index.json"
-FORMAT = 2  # raised when stores that older code built no longer serve
+PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
+FORMAT = 3  # raised when stores that older code built no longer serve
 MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
-BLOCK, CHUNK = 256, 8  # images in memory at a time while building, twice; and in the hands of a thread
+BLOCK, CHUNK = 256, 32  # files whose colorfulness is measured together; and in the hands of a thread
 THUMBNAIL = 32  # pixels, enough to tell how colorful an image is, and a hundredth of the time
 
 Part = Literal["train", "val", "test"]
+Judged = tuple[bytes, NDArray[np.uint8] | str]  # a file's digest, and a thumbnail (h, w, 3) or why it is unreadable
 FINDINGS = {
     "kept": "kept",
     "duplicate": "of them exact copies of another",
@@ -84,8 +86,9 @@ class ImageStore:
         size: height and width of its images, in pixels.
 
     Attributes:
-        pixels: (N, 3, size, size) uint8, read-only; a row for each kept file, in the manifest's order.
-        rows: the rows of each part.
+        pixels: (N, size, size, 3) uint8, read-only; a row for each line of the manifest, of which
+            those of ``rows`` are images.
+        rows: the rows of the kept files of each part.
         counts: the number of files for each finding (see FINDINGS) and part.
     """
 
@@ -94,9 +97,8 @@ class ImageStore:
         index = json.loads((folder / INDEX_FILE).read_text())
         self.counts: dict[str, dict[str, int]] = index["counts"]
         self.rows = {part: np.array(rows, dtype=np.int64) for part, rows in index["rows"].items()}
-        num_images = sum(map(len, self.rows.values()))
         self.pixels: NDArray[np.uint8] = np.memmap(
-            folder / PIXELS_FILE, dtype=np.uint8, mode="r", shape=(num_images, 3, size, size)
+            folder / PIXELS_FILE, dtype=np.uint8, mode="r", shape=(index["num_files"], size, size, 3)
         )
         self._file = os.open(folder / PIXELS_FILE, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -105,7 +107,7 @@ class ImageStore:
         return ImageStore, (self.folder, self.size)  # a worker maps the file; pickling the map would copy the pixels
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy images (len(rows), 3, size, size); what is taken from ``pixels`` would stay in the process's memory."""
+        """Copy images (len(rows), size, size, 3); what is taken from ``pixels`` would stay in the process's memory."""
         images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         for image, row in zip(images, rows.tolist(), strict=True):
             os.preadv(self._file, [image], row * image.nbytes)
@@ -122,7 +124,7 @@ class ImageStore:
 
     def paths(self) -> list[str]:
         """Name the file of each row of ``pixels``, by its path below the root."""
-        return [entry.path for entry in read_manifest(self.folder) if entry.status == "kept"]
+        return [entry.path for entry in read_manifest(self.folder)]
 
     def findings(self) -> Iterator[str]:
         """Name each file of which more is to say than that it is kept."""
@@ -162,26 +164,17 @@ def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> Imag
     return ImageStore(folder, size)
 
 
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """View pixels (N, H, W, 3) as a tensor (N, 3, H, W), in the channels-last layout in which networks train faster."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
 def read_manifest(folder: Path) -> Iterator[Entry]:
     """Read what became of every file, ordered by part and path."""
-    with (folder / "manifest.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+    with (folder / MANIFEST_FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         reader = csv.reader(lines)
         next(reader)
         yield from map(Entry._make, reader)
-
-
-def write_index(folder: Path) -> int:
-    """Write beside the manifest what is needed of it to begin with, and return the number of images."""
-    kept: list[str] = []
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for entry in read_manifest(folder):
-        for finding, _ in entry.findings():
-            counts[finding][entry.part] += 1
-        if entry.status == "kept":
-            kept.append(entry.part)
-    rows = {part: np.flatnonzero(np.array(kept) == part).tolist() for part in ("train", "val", "test")}
-    (folder / INDEX_FILE).write_text(json.dumps({"rows": rows, "counts": counts}))
-    return len(kept)
 
 
 def find_images(root: Path, folder: str, part: Part | None) -> Iterator[File]:
@@ -224,7 +217,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode an image file: upright, in 8 bits, and on white where it is transparent.
 
     Returns:
-        (3, size, size) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
+        (size, size, 3) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
 
     Raises:
         ValueError: if the image is too small or too large, or its values have no defined range.
@@ -237,7 +230,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
         if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
             raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
         if image.mode in ("I", "F"):
@@ -245,8 +238,8 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
@@ -257,55 +250,71 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
             f"{free / 1e9:.1f} GB free. Free some, or set PIGMENT_CACHE to a folder on a larger disk."
         )
 
-    def judge(file: File) -> tuple[bytes, NDArray[np.uint8] | str]:
-        """Return the digest of a file, and its pixels or what is wrong with it."""
-        digest = b""
-        try:
-            if stat.S_IFMT((root / file.path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-                raise ValueError("a pipe or a device, not a file")  # reading it might never end
-            data = (root / file.path).read_bytes()
-            digest = hashlib.blake2b(data, digest_size=16).digest()
-            return digest, decode(data, size) if data else "empty file"
-        except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            return digest, reason(error)
-
-    first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
+    rows: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     with (
-        ThreadPool() as pool,
-        tqdm(total=len(files), desc=f"Reading {root.name}", unit="image", unit_scale=True) as progress,
         (folder / PIXELS_FILE).open("wb") as pixels,
-        (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
+        (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
     ):
+        pixels.truncate(needed)
         manifest = csv.writer(lines)
         manifest.writerow(Entry._fields)
-        blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
-        pending = pool.map_async(judge, blocks[0], CHUNK)
-        for block, following in zip_longest(blocks, blocks[1:], fillvalue=()):
-            judged = pending.get()
-            pending = pool.map_async(judge, following, CHUNK)  # while what is judged is written
-            images = [image for _, image in judged if not isinstance(image, str)]
-            colors = iter(colorfulness(thumbnails(images)).tolist() if images else ())
-            for file, (digest, image) in zip(block, judged, strict=True):
-                part = file.part or (_part_of(digest) if digest else "")
-                if isinstance(image, str):
-                    manifest.writerow(Entry(file.path, part, "unreadable", image, "", ""))
-                else:
-                    original, original_part = first_with.setdefault(digest, (file.path, part))
-                    status = "kept" if original_part == part else "leak"
-                    duplicate_of = "" if original == file.path else original
-                    manifest.writerow(Entry(file.path, part, status, "", duplicate_of, f"{next(colors):.1f}"))
-                    if status == "kept":
-                        pixels.write(image.data)
-            progress.update(len(block))
-    if not write_index(folder):
+        pool = ThreadPool()
+        try:
+            judged = pool.imap(partial(_judge, root, size, pixels.fileno()), enumerate(files), CHUNK)
+            entries = _entries(files, judged)
+            for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
+                manifest.writerow(entry)
+                for finding, _ in entry.findings():
+                    counts[finding][entry.part] += 1
+                if entry.status == "kept":
+                    rows[entry.part].append(row)
+        finally:
+            pool.terminate()
+            pool.join()  # before a thread writes to whatever file has the closed one's number next
+    if not any(rows.values()):
         reasons = [f"{entry.path}: {entry.reason}" for entry in read_manifest(folder)][:3]
         raise DataError(f"None of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)}).")
+    (folder / INDEX_FILE).write_text(json.dumps({"num_files": len(files), "rows": rows, "counts": counts}))
 
 
-def thumbnails(images: list[NDArray[np.uint8]]) -> Tensor:
-    """Thin images (3, S, S) out to (len(images), 3, s, s) in [0, 1], with an s of THUMBNAIL or less."""
-    step = math.ceil(images[0].shape[-1] / THUMBNAIL)
-    return torch.from_numpy(np.stack([image[:, ::step, ::step] for image in images])) / 255
+def _judge(root: Path, size: int, pixels: int, numbered_file: tuple[int, File]) -> Judged:
+    """Write the pixels of a file to their row, and return its digest, and a thumbnail or what is wrong with it."""
+    row, file = numbered_file
+    digest = b""
+    try:
+        path = os.path.join(root, file.path)
+        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError("a pipe or a device, not a file")  # reading it might never end
+        with open(path, "rb") as content:
+            data = content.read()
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if not data:
+            raise ValueError("empty file")
+        image = decode(data, size)
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        return digest, reason(error)
+    os.pwrite(pixels, image.data, row * image.nbytes)
+    thinning = math.ceil(size / THUMBNAIL)
+    return digest, image[::thinning, ::thinning].copy()
+
+
+def _entries(files: Iterable[File], judged: Iterable[Judged]) -> Iterator[Entry]:
+    """Yield what the manifest says of each file."""
+    first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
+    files_and_judged = zip(files, judged, strict=True)
+    while block := list(islice(files_and_judged, BLOCK)):
+        thumbnails = [thumbnail for _, (_, thumbnail) in block if not isinstance(thumbnail, str)]
+        colors = iter(colorfulness(as_images(np.array(thumbnails)) / 255).tolist() if thumbnails else ())
+        for file, (digest, thumbnail) in block:
+            part = file.part or (_part_of(digest) if digest else "")
+            if isinstance(thumbnail, str):
+                yield Entry(file.path, part, "unreadable", thumbnail, "", "")
+            else:
+                original, original_part = first_with.setdefault(digest, (file.path, part))
+                status = "kept" if original_part == part else "leak"
+                duplicate_of = "" if original == file.path else original
+                yield Entry(file.path, part, status, "", duplicate_of, f"{next(colors):.1f}")
 
 
 def _part_of(digest: bytes) -> Part:

@@ -14,6 +14,7 @@ from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColor
 from colorization.color import rgb_to_lab
 from colorization.metrics import ciede2000, colorfulness
 from datamodules import PaintingsDataModule
+from datamodules.store import as_images
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -141,8 +142,7 @@ def test_validation_logs_all_metrics_in_float32_whatever_the_precision(paintings
 def test_every_table_has_both_baselines(paintings: Path) -> None:
     run = main(tiny("fit", paintings, "--data.init_args.flip=true", config=CONFIG))
     train, val = (
-        torch.from_numpy(run.datamodule.store.pixels[run.datamodule.store.rows[part]]) / 255
-        for part in ("train", "val")
+        as_images(run.datamodule.store.pixels[run.datamodule.store.rows[part]]) / 255 for part in ("train", "val")
     )
     (_, train_chroma), (lightness, chroma) = run.model.split(train), run.model.split(val)
     baselines = {
@@ -202,7 +202,7 @@ def test_two_processes_agree_on_the_mean_color(paintings: Path) -> None:
     two = ["--trainer.devices=2", "--trainer.strategy=ddp_fork", "--trainer.max_epochs=1", "--data.init_args.flip=true"]
     model = main(tiny("fit", paintings, *two, config=CONFIG)).model
     (data := PaintingsDataModule(str(paintings), size=16, batch_size=4)).setup("fit")
-    images = torch.from_numpy(data.store.pixels[data.store.rows["train"]]) / 255
+    images = as_images(data.store.pixels[data.store.rows["train"]]) / 255
     assert model.num_trained == len(images) == 14
     assert torch.allclose(model.mean_chroma, model.split(images)[1].mean(dim=(0, 2, 3)).view(2, 1, 1), atol=1e-5)
 

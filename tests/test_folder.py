@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules import FruitsDataModule, PaintingsDataModule, demo_fruits
-from datamodules.store import DataError, read_manifest
+from datamodules.store import DataError, as_images, read_manifest
 from tests.world import tiny, write_ball
 from train import main
 
@@ -102,7 +102,7 @@ def test_flips_are_a_function_of_seed_epoch_and_image(paintings: Path, num_worke
     data = PaintingsDataModule(str(paintings), size=16, batch_size=14, num_workers=num_workers, flip=True)
     data.prepare_data()
     data.setup("fit")
-    plain = torch.from_numpy(data.store.pixels[data.store.rows["train"]]) / 255
+    plain = as_images(data.store.pixels[data.store.rows["train"]]) / 255
 
     def flips(seed: int, epoch: int) -> list[bool]:
         """Of each image, in the store's order, whether it was mirrored."""
@@ -129,7 +129,7 @@ def test_nothing_is_flipped_that_is_not_trained_on(paintings: Path) -> None:
     data.setup("fit")
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         (batch,) = loader
-        assert np.array_equal(batch, data.store.pixels[data.store.rows["val"]])
+        assert torch.equal(batch, as_images(data.store.pixels[data.store.rows["val"]]))
 
 
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import FruitsDataModule
+from datamodules.store import as_images
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -41,7 +42,7 @@ def check(folder: Path, said: str, data: Any) -> None:
     batch = torch.load(folder / "not_finite" / "step_000006_batch_rank_0.pt", weights_only=True)
     data.setup("fit")
     rows = [data.store.paths().index(path) for path in batch["files"]]
-    images = torch.from_numpy(data.store.pixels[rows]) / 255
+    images = as_images(data.store.pixels[rows]) / 255
     for file, image, original in zip(batch["files"], batch["batch"], images, strict=True):
         assert file in said
         assert image.isinf().all() or torch.equal(image, original) or torch.equal(image, original.flip(-1))

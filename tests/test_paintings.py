@@ -54,7 +54,7 @@ def test_proportions_are_kept(size: tuple[int, int], paintings: Path) -> None:
     path = paintings / "training_set" / "painting" / "00.png"
     Image.fromarray(np.where(disc, 0, 255).astype(np.uint8).repeat(3, axis=2)).save(path)
     data = load(paintings, size=40)
-    dark = data.store.pixels[data.store.rows["train"][1], 0] < 128
+    dark = data.store.pixels[data.store.rows["train"][1], ..., 0] < 128
     assert dark.any(axis=0).sum() == pytest.approx(24, abs=2)
     assert dark.any(axis=1).sum() == pytest.approx(24, abs=2)
 
