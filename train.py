@@ -24,6 +24,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch._dynamo.exc import BackendCompilerFailed
 
 from callbacks.checkpoints import CheckpointError
 from callbacks.not_finite import NotFiniteError
@@ -62,6 +63,7 @@ class PigmentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.size", "model.init_args.image_size")
+        parser.add_argument("--compile", type=bool, default=False, help="compile the networks with torch.compile")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -107,12 +109,16 @@ class PigmentCLI(LightningCLI):
         trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
         if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
             self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
+        if isinstance(trainer.accelerator, CUDAAccelerator):
+            torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions; little is left in float32
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
         return trainer
 
     def after_instantiate_classes(self) -> None:
+        for network in self.model.children() if self.config[self.subcommand].compile else ():
+            network.compile()
         if self.offline_because:
             upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
             rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")
@@ -234,6 +240,9 @@ def main(args: ArgsType = None) -> PigmentCLI:
         rank = rank_zero_only.rank  # type: ignore[attr-defined]
         # the launcher kills the first process 5 s after another has failed, which here all have
         raise SystemExit(0 if isinstance(error, NotFiniteError) and rank else 2) from None
+    except BackendCompilerFailed as error:
+        print(f"error: cannot compile: {error.inner_exception}. Mend that, or set compile to false.", file=sys.stderr)
+        raise SystemExit(2) from None
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

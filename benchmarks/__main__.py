@@ -16,13 +16,13 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.systems import DEVICE, SYSTEMS
-from datamodules.demo_fruits import demo_fruits
-from datamodules.demo_paintings import demo_paintings
 
 ROOT = Path(__file__).parents[1]
 WAYS = ("bare", "ours", "notebook")
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
-MANY = 100_000  # files among which a store is found again
+BUILT, MANY = 3_000, 100_000  # files of which a store is built, and among which one is found again
+STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
+ON_GPU = ("--trainer.precision=16-mixed", "--trainer.precision=32-true", "--data.init_args.on_device=true")
 Figures = dict[str, Any]
 
 
@@ -31,14 +31,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="of everything, in turns; medians are shown")
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), help="all figures, as JSON")
     options = parser.parse_args()
-    demos = {"demo fruits, 100 px": (demo_fruits(), 100), "demo paintings, 256 px": (demo_paintings(), 256)}
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), demos, options.repetitions)
+        figures = measure(Path(folder), options.repetitions)
     options.out.write_text(json.dumps(figures, indent=1))
     print(table(figures))
 
 
-def measure(scratch: Path, demos: dict[str, tuple[Path, int]], repetitions: int) -> Figures:
+def measure(scratch: Path, repetitions: int) -> Figures:
     """Measure everything, each in a process of its own, whose files go to ``scratch``."""
     alone = {"PIGMENT_CACHE": str(scratch / "cache")}
     options = [f"--trainer.default_root_dir={scratch / 'runs'}"]
@@ -46,23 +45,32 @@ def measure(scratch: Path, demos: dict[str, tuple[Path, int]], repetitions: int)
     results: dict[str, list[Figures]] = defaultdict(list)
     for name in SYSTEMS:
         run("benchmarks.ours", name, *options)  # builds the store
-    for repetition in tqdm(range(repetitions), desc="Benchmarks", unit="round"):
+    folders = {name: multiply(system.files(), scratch / name, BUILT) for name, system in STORES.items()}
+    for _ in tqdm(range(repetitions), desc="Benchmarks", unit="round"):
         for name in SYSTEMS:
             for way in WAYS:
                 results[f"{name} {way}"].append(run(f"benchmarks.{way}", name, *(options if way == "ours" else [])))
-            if DEVICE.type == "cpu":
+            if DEVICE.type == "cuda":
+                for variant in ON_GPU:
+                    results[f"{name} ours {variant}"].append(run("benchmarks.ours", name, *options, variant))
+            else:
                 two = [*options, "--trainer.devices=2", "--trainer.strategy=ddp"]
                 results[f"{name} 1 process"].append(run("benchmarks.ours", name, *options, **one_thread))
                 results[f"{name} 2 processes"].append(run("benchmarks.ours", name, *two, **one_thread))
-        for name, (root, size) in demos.items():
-            cache = {"PIGMENT_CACHE": str(scratch / f"{root.name} {repetition}")}
-            results[f"store of {name}"].append(run("benchmarks.stores", str(root), str(size), **cache))
+        for name, system in STORES.items():
+            given = [str(folders[name]), str(system.size)]
+            results[f"{name}, decoded"].append(run("benchmarks.decoding", *given))
+            with tempfile.TemporaryDirectory(dir=scratch) as cache:
+                results[f"{name}, store built"].append(run("benchmarks.stores", *given, PIGMENT_CACHE=cache))
         results["--help"].append(seconds("train.py", "--help"))
         results["import lightning.pytorch.cli"].append(seconds("-c", "import lightning.pytorch.cli"))
     files = SYSTEMS["VAE"].files()
     for number in (*GROWTH, MANY):
         root = multiply(files, scratch / f"{number}", number)
-        results[f"store of {number:,} files"].append(run("benchmarks.stores", str(root), "32", **alone))
+        for opened in ("built", "found"):
+            results[f"{number:,} files, 32 px, store {opened}"].append(
+                run("benchmarks.stores", str(root), "32", **alone)
+            )
         if number in GROWTH:
             given = [*options, f"--data.init_args.root={root}"]
             run("benchmarks.ours", "VAE", *given, **alone)  # builds the store
@@ -134,6 +142,8 @@ def table(figures: Figures) -> str:
         if f"{name} 2 processes" in speed:
             ratios += f"   2 processes / 2 x 1 {speed[f'{name} 2 processes'] / speed[f'{name} 1 process'] / 2:.2f}"
         lines.append(ratios)
+    for name in STORES:
+        lines.append(f"{name}: store built / decoded {speed[f'{name}, store built'] / speed[f'{name}, decoded']:.2f}")
     return "\n".join(lines)
 
 

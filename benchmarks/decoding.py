@@ -1,0 +1,34 @@
+"""Decoding and resizing a folder of images on all cores, nothing else: python -m benchmarks.decoding FOLDER SIZE"""
+
+import sys
+import time
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from benchmarks.systems import say
+from train import keep_freed_memory
+
+
+def main(folder: str, size: str) -> None:
+    keep_freed_memory()
+    side = int(size)
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+    def decode(path: Path) -> None:
+        with Image.open(path) as image:
+            image.draft(None, (2 * side, 2 * side))
+            np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+
+    start = time.perf_counter()
+    with ThreadPool() as pool:
+        for _ in pool.imap_unordered(decode, files, chunksize=32):
+            pass
+    seconds = time.perf_counter() - start
+    say(images_per_second=len(files) / seconds, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

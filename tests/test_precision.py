@@ -1,0 +1,41 @@
+"""What precision costs, on images as the demo's."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.demo_fruits import FRUITS, draw_fruit
+from tests.world import CONFIGS, tiny
+from train import computes_bfloat16, main
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen demo fruits of each kind, one of every four to test on."""
+    root = tmp_path_factory.mktemp("demo")
+    for number in range(16):
+        for index, kind in enumerate(FRUITS):
+            path = root / ("Training" if number % 4 else "Test") / kind / f"{number}_100.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw_fruit(kind, np.random.default_rng([index, number]))).save(path, quality=95)
+    return root
+
+
+@pytest.mark.skipif(not computes_bfloat16("cpu"), reason="train.py takes float32 where bfloat16 is only emulated")
+@pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam", "colorization/6_deep_adam"])
+def test_bfloat16_ends_the_first_epoch_as_float32_does(config: str, demo: Path) -> None:
+    losses: dict[str, list[float]] = {"train/loss": [], "val/loss": []}
+    for precision in ("bf16-mixed", "32-true"):
+        epoch = ["--data.init_args.size=32", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
+        given = tiny("fit", demo, *epoch, f"--trainer.precision={precision}", config=CONFIGS / f"{config}.yaml")
+        with (main(given).run_folder / "metrics.csv").open() as lines:
+            rows = list(csv.DictReader(lines))
+        for name, values in losses.items():
+            values += [float(row[name]) for row in rows if row[name]]
+    for name, within in {"train/loss": 0.02, "val/loss": 0.05}.items():  # the mean of the epoch; and of one moment
+        in_bfloat16, in_float32 = losses[name]
+        assert in_bfloat16 != in_float32
+        assert in_bfloat16 == pytest.approx(in_float32, rel=within)
