@@ -1,4 +1,4 @@
-"""What all models share: using a network without training it, and the means of an epoch."""
+"""What all models share: using a network without training it, what must be exact, and the means of an epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(was_training)
+
+
+@contextmanager
+def exact_float32(device_type: str) -> Iterator[None]:
+    """Compute in float32 as such: in nothing that autocast would put in its place, and in cuDNN not in TF32."""
+    cudnn = torch.backends.cudnn
+    as_set = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with torch.autocast(device_type, enabled=False), cudnn.flags(**as_set, allow_tf32=False):
+        yield
 
 
 def log_means(module: LightningModule, values: dict[str, Tensor], num_images: int) -> None:

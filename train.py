@@ -34,7 +34,7 @@ from colorization.networks import WeightsError
 from datamodules.store import DataError
 
 UPLOAD_SECONDS = 60  # that W&B may take at the end of a run, or it would wait for ever for a server that has died
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
 QUIET = (  # warnings that tell the user nothing
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
@@ -110,15 +110,16 @@ class PigmentCLI(LightningCLI):
         if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
             self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
         if isinstance(trainer.accelerator, CUDAAccelerator):
-            torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions; little is left in float32
+            torch.set_float32_matmul_precision("high")  # TF32, in which PyTorch lets cuDNN's convolutions be anyway
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        for network in self.model.children() if self.config[self.subcommand].compile else ():
-            network.compile()
+        for child in self.model.children() if self.config[self.subcommand].compile else ():
+            if any(True for _ in child.parameters()):  # a network, not a metric
+                child.compile()
         if self.offline_because:
             upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
             rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")
@@ -195,8 +196,8 @@ def keep_freed_memory() -> None:
     """Let glibc hand out freed memory again; zeroing fresh pages from the system costs up to a third of a CPU step."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for limit in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(limit, 2**31 - 1)  # bytes, the most there can be
+        libc.mallopt(M_MMAP_MAX, 0)  # blocks
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # bytes, the most there can be
 
 
 @rank_zero_only

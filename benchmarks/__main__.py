@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -18,64 +18,66 @@ from tqdm import tqdm
 from benchmarks.systems import DEVICE, SYSTEMS
 
 ROOT = Path(__file__).parents[1]
-WAYS = ("bare", "ours", "notebook")
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
 BUILT, MANY = 3_000, 100_000  # files of which a store is built, and among which one is found again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
-ON_GPU = ("--trainer.precision=16-mixed", "--trainer.precision=32-true", "--data.init_args.on_device=true")
-Figures = dict[str, Any]
+Figures = dict[str, float]
+Results = dict[str, list[Figures]]  # of each repetition
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3, help="of everything, in turns; medians are shown")
+    parser.add_argument("--repetitions", type=int, default=3, help="rounds; large folders and memory are measured once")
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), help="all figures, as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.repetitions)
-    options.out.write_text(json.dumps(figures, indent=1))
-    print(table(figures))
+    results: Results = defaultdict(list)
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in measure(results, Path(scratch), options.repetitions):
+            options.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    print(table(machine(), results))
 
 
-def measure(scratch: Path, repetitions: int) -> Figures:
-    """Measure everything, each in a process of its own, whose files go to ``scratch``."""
-    alone = {"PIGMENT_CACHE": str(scratch / "cache")}
-    options = [f"--trainer.default_root_dir={scratch / 'runs'}"]
+def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]:
+    """Add to the results; each is of a process of its own, whose files go to ``scratch``. Yields now and then."""
     one_thread = {"OMP_NUM_THREADS": "1"}
-    results: dict[str, list[Figures]] = defaultdict(list)
+
+    def fit(name: str, *options: str, **environment: str) -> Figures:
+        with tempfile.TemporaryDirectory(dir=scratch) as runs:
+            return run("benchmarks.ours", name, f"--trainer.default_root_dir={runs}", *options, **environment)
+
     for name in SYSTEMS:
-        run("benchmarks.ours", name, *options)  # builds the store
+        fit(name)  # builds the store
     folders = {name: multiply(system.files(), scratch / name, BUILT) for name, system in STORES.items()}
     for _ in tqdm(range(repetitions), desc="Benchmarks", unit="round"):
         for name in SYSTEMS:
-            for way in WAYS:
-                results[f"{name} {way}"].append(run(f"benchmarks.{way}", name, *(options if way == "ours" else [])))
-            if DEVICE.type == "cuda":
-                for variant in ON_GPU:
-                    results[f"{name} ours {variant}"].append(run("benchmarks.ours", name, *options, variant))
-            else:
-                two = [*options, "--trainer.devices=2", "--trainer.strategy=ddp"]
-                results[f"{name} 1 process"].append(run("benchmarks.ours", name, *options, **one_thread))
-                results[f"{name} 2 processes"].append(run("benchmarks.ours", name, *two, **one_thread))
+            results[f"{name} bare"].append(run("benchmarks.bare", name))
+            results[f"{name} ours"].append(fit(name))
+            results[f"{name} notebook"].append(run("benchmarks.notebook", name))
+            if DEVICE.type == "cpu":
+                two = ("--trainer.devices=2", "--trainer.strategy=ddp")
+                results[f"{name} 1 process"].append(fit(name, **one_thread))
+                results[f"{name} 2 processes"].append(fit(name, *two, **one_thread))
         for name, system in STORES.items():
-            given = [str(folders[name]), str(system.size)]
+            given = (str(folders[name]), str(system.size))
             results[f"{name}, decoded"].append(run("benchmarks.decoding", *given))
             with tempfile.TemporaryDirectory(dir=scratch) as cache:
                 results[f"{name}, store built"].append(run("benchmarks.stores", *given, PIGMENT_CACHE=cache))
         results["--help"].append(seconds("train.py", "--help"))
         results["import lightning.pytorch.cli"].append(seconds("-c", "import lightning.pytorch.cli"))
+        yield
     files = SYSTEMS["VAE"].files()
+    cached = {"PIGMENT_CACHE": str(scratch / "cache")}
     for number in (*GROWTH, MANY):
         root = multiply(files, scratch / f"{number}", number)
-        for opened in ("built", "found"):
-            results[f"{number:,} files, 32 px, store {opened}"].append(
-                run("benchmarks.stores", str(root), "32", **alone)
+        for became in ("built", "found"):
+            results[f"{number:,} files, 32 px, store {became}"].append(
+                run("benchmarks.stores", str(root), "32", **cached)
             )
         if number in GROWTH:
-            given = [*options, f"--data.init_args.root={root}"]
-            run("benchmarks.ours", "VAE", *given, **alone)  # builds the store
-            results[f"VAE ours, {number:,} images"].append(run("benchmarks.ours", "VAE", *given, **alone))
-    return {"machine": machine(), "results": results}
+            given_root = f"--data.init_args.root={root}"
+            fit("VAE", given_root, **cached)  # builds the store
+            results[f"VAE ours, {number:,} images"].append(fit("VAE", given_root, **cached))
+        yield
 
 
 def run(module: str, *args: str, **environment: str) -> Figures:
@@ -110,7 +112,7 @@ def multiply(files: list[Path], root: Path, number: int) -> Path:
     return root
 
 
-def machine() -> Figures:
+def machine() -> dict[str, str]:
     cpuinfo = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
     return {
@@ -121,21 +123,20 @@ def machine() -> Figures:
     }
 
 
-def table(figures: Figures) -> str:
+def table(machine: dict[str, str], results: Results) -> str:
     """Lay the medians out, with the lowest and the highest."""
-    lines = ["  ".join(f"{what}: {value}" for what, value in figures["machine"].items()), ""]
-    for name, repetitions in figures["results"].items():
-        columns = []
-        for figure in repetitions[0]:
-            values = sorted(repetition[figure] for repetition in repetitions)
-            columns.append(f"{figure} {statistics.median(values):,.4g} ({values[0]:,.4g} to {values[-1]:,.4g})")
-        lines.append(f"{name:32}" + "  ".join(columns))
+    lines = ["  ".join(f"{what}: {value}" for what, value in machine.items()), ""]
+    medians: dict[str, Figures] = {}
+    for name, repetitions in results.items():
+        values = {figure: sorted(repetition[figure] for repetition in repetitions) for figure in repetitions[0]}
+        medians[name] = {figure: statistics.median(several) for figure, several in values.items()}
+        columns = (
+            f"{figure} {medians[name][figure]:,.4g} ({several[0]:,.4g} to {several[-1]:,.4g})"
+            for figure, several in values.items()
+        )
+        lines.append(f"{name:36}" + "  ".join(columns))
     lines.append("")
-    speed = {
-        name: statistics.median(figure["images_per_second"] for figure in repetitions)
-        for name, repetitions in figures["results"].items()
-        if "images_per_second" in repetitions[0]
-    }
+    speed = {name: figures.get("images_per_second", 0.0) for name, figures in medians.items()}
     for name in SYSTEMS:
         ratios = f"{name:5} ours / bare {speed[f'{name} ours'] / speed[f'{name} bare']:.2f}"
         ratios += f"   ours / notebook {speed[f'{name} ours'] / speed[f'{name} notebook']:.2f}"

@@ -18,7 +18,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.systems import DEVICE, SYSTEMS, VAE, images_per_second, make_net, say
+from benchmarks.systems import DEVICE, SYSTEMS, VAE, images_per_second, make, say
 
 
 class Fruits(Dataset[Any]):
@@ -42,7 +42,7 @@ class Paintings(Fruits):
 
 def main(name: str) -> None:
     torch.manual_seed(0)
-    system, net = SYSTEMS[name], make_net(name).to(DEVICE)
+    system, net = SYSTEMS[name], make(name).to(DEVICE)
     images = (Fruits if name == "VAE" else Paintings)(system.files(), system.size)
     loader = DataLoader(images, system.batch_size, shuffle=True, drop_last=True, num_workers=2)
     batches: Iterator[Any] = (batch for epoch in cycle([loader]) for batch in epoch)
@@ -54,7 +54,7 @@ def main(name: str) -> None:
             loss = net.loss(batch.to(DEVICE))
         else:
             lightness, chroma = (part.to(DEVICE) for part in batch)
-            loss = F.mse_loss(net(lightness), chroma)
+            loss = F.mse_loss(net.net(lightness), chroma)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

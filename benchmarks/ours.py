@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import train
-from benchmarks.systems import SYSTEMS, WARM_UP, say, synchronize
+from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, say, synchronize
 
 STARTED = time.perf_counter()  # with everything imported
 
@@ -21,11 +21,10 @@ class Stopwatch(Callback):
             self.first_step = time.perf_counter() - STARTED
         elif batch_idx == WARM_UP:
             synchronize()
-            self.begun = time.perf_counter()
+            self.begun, self.num_images = time.perf_counter(), len(batch) * trainer.world_size
         elif batch_idx == trainer.num_training_batches - 1:
             synchronize()
-            num_images = (batch_idx - WARM_UP) * len(batch) * trainer.world_size
-            self.images_per_second = num_images / (time.perf_counter() - self.begun)
+            self.images_per_second = (batch_idx - WARM_UP) * self.num_images / (time.perf_counter() - self.begun)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,6 +45,8 @@ def main(name: str, *more: str) -> None:
             "fit",
             f"--config={config}",
             "--trainer.max_epochs=1",
+            f"--trainer.accelerator={DEVICE.type}",
+            "--trainer.devices=1",
             f"--trainer.limit_train_batches={WARM_UP + system.num_steps + 1}",
             "--trainer.callbacks+=benchmarks.ours.Stopwatch",
             *more,

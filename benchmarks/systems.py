@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.networks import DeepNet, ShallowNet
 from datamodules.demo_fruits import demo_fruits
 from datamodules.demo_paintings import demo_paintings
@@ -24,15 +26,30 @@ class System(NamedTuple):
     config: str  # of which the following are the settings
     size: int
     batch_size: int
-    num_steps: int  # measured: some 10 s on two cores
+    num_steps: int  # measured: some 5 to 10 s on two cores, and no more than an epoch has
     files: Callable[[], list[Path]]  # the training images
 
 
 SYSTEMS = {
-    "A": System("colorization/4_shallow_adam.yaml", 256, 10, 80, lambda: _files(demo_paintings(), "training_set")),
+    "A": System("colorization/4_shallow_adam.yaml", 256, 10, 50, lambda: _files(demo_paintings(), "training_set")),
     "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, lambda: _files(demo_paintings(), "training_set")),
     "VAE": System("vae.yaml", 100, 64, 24, lambda: _files(demo_fruits(), "Training")),
 }
+
+
+class Colorizing(nn.Module):
+    """A colorizer's computation without Lightning."""
+
+    scale: Tensor
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("scale", torch.tensor(LAB_SCALE).view(3, 1, 1), persistent=False)
+
+    def loss(self, images: Tensor) -> Tensor:
+        lightness, chroma = (rgb_to_lab(images) / self.scale).split([1, 2], dim=1)
+        return F.mse_loss(self.net(lightness).float(), chroma)
 
 
 class VAE(nn.Module):
@@ -48,8 +65,10 @@ class VAE(nn.Module):
         return squared_error(self.decoder(latents), images).mean() + kl_divergence(mean, log_variance).mean()
 
 
-def make_net(name: str) -> nn.Module:
-    return {"A": ShallowNet, "B": DeepNet, "VAE": lambda: VAE(SYSTEMS["VAE"].size)}[name]()
+def make(name: str) -> Colorizing | VAE:
+    if name == "VAE":
+        return VAE(SYSTEMS[name].size)
+    return Colorizing({"A": ShallowNet, "B": DeepNet}[name]())
 
 
 def images_per_second(name: str, step: Callable[[], object]) -> float:

@@ -43,7 +43,8 @@ class StopWhenNotFinite(Callback):
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             # a sum shows what its terms hold that is not finite, and on a CPU takes a tenth of their maximum's time
-            checked += [weight.grad.sum() for weight in pl_module.parameters() if weight.grad is not None]
+            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            checked += [gradient.sum(dtype=torch.float32) for gradient in gradients]  # float16 might not hold it
         is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
             first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1

@@ -8,6 +8,8 @@ import torch
 from kornia import color
 from torch import Tensor
 
+from evaluation import exact_float32
+
 LAB_SCALE = (100.0, 128.0, 128.0)  # dividing by it brings L into [0, 1], a and b into [-1, 1], for networks
 HALF_A_LEVEL = 0.5 / 255  # so far outside [0, 1] a value still rounds to an 8-bit level
 BISECTIONS = 10
@@ -15,7 +17,7 @@ BISECTIONS = 10
 
 def rgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB (B, 3, H, W) in [0, 1] to Lab: L in [0, 100], a in [-87, 99], b in [-108, 95]."""
-    with torch.autocast(images.device.type, enabled=False):
+    with exact_float32(images.device.type):
         return color.rgb_to_lab(images.float())
 
 
@@ -25,7 +27,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     A color that sRGB lacks keeps its lightness and hue, and loses as much chroma as it must: clipping red,
     green and blue, each for itself, would show as blobs of another lightness and hue.
     """
-    with torch.autocast(lab.device.type, enabled=False):
+    with exact_float32(lab.device.type):
         lab = torch.cat([lab[:, :1].clamp(0, LAB_SCALE[0]), lab[:, 1:]], dim=1).float()
         rgb = color.lab_to_rgb(lab, clip=False)
         outside = ~_in_gamut(rgb)

@@ -16,7 +16,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
 from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from evaluation import evaluating, log_means
+from evaluation import evaluating, exact_float32, log_means
 
 OptimizerName = Literal["rmsprop", "adam", "sgd"]
 LossName = Literal["mse", "mae"]
@@ -134,7 +134,7 @@ class Colorizer(LightningModule):
             prefix = stage + PREFIXES[name]
             self._log_errors(prefix, candidate, chroma)
             quality, colored = cast(MetricCollection, self.quality[name]), self.join(lightness, candidate)
-            with torch.autocast(images.device.type, enabled=False):  # SSIM subtracts squares that nearly agree
+            with exact_float32(images.device.type):  # SSIM subtracts squares that nearly agree
                 quality.update(colored, images)
             self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
 

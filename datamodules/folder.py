@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.store import DataError, ImageStore, Part, as_images, open_store
+from datamodules.store import MANIFEST_FILE, DataError, ImageStore, Part, as_images, open_store
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -95,18 +95,18 @@ class FolderDataModule(LightningDataModule, ABC):
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The pixels of all images on the device.
+        """All of the store's pixels (N, 3, size, size) on the device.
 
         Raises:
-            DataError: if they are too many for its memory.
+            DataError: if they are too many for a GPU's memory.
         """
         trainer: Any = self.trainer
         try:
             return torch.tensor(self.store.pixels, device=trainer.strategy.root_device).permute(0, 3, 1, 2)
         except torch.OutOfMemoryError as error:
             raise DataError(
-                f"The {len(self.store.pixels):,} images of {self.store.pixels.nbytes / 1e9:.1f} GB do not fit into the "
-                "device's memory. Set data.init_args.on_device to false."
+                f"The store's {self.store.pixels.nbytes / 1e9:.1f} GB do not fit into the device's memory. "
+                "Set data.init_args.on_device to false."
             ) from error
 
     def prepare_data(self) -> None:
@@ -117,7 +117,7 @@ class FolderDataModule(LightningDataModule, ABC):
             )
         for line in self.store.findings() if self.list_files else []:
             rank_zero_info(line)
-        manifest = self.store.folder / "manifest.csv"
+        manifest = self.store.folder / MANIFEST_FILE
         rank_zero_info(f"Data: what became of each file is in {manifest}\n{self.store.summary()}")
 
     def setup(self, stage: str) -> None:
@@ -181,7 +181,7 @@ class FolderDataModule(LightningDataModule, ABC):
                 f"Of the {sum(map(len, self.store.rows.values())):,} images of '{self.root}' that can be used, "
                 f"{len(self.store.rows[part])} fell to {part}, which needs {at_least}. Add images (without folders "
                 f"named {' and '.join(self.layout)} their content decides where they fall), or see what became of "
-                f"them: {self.store.folder / 'manifest.csv'}"
+                f"them: {self.store.folder / MANIFEST_FILE}"
             )
 
     def _test_part(self) -> Part:
@@ -222,7 +222,7 @@ def as_it_is(batch: Any) -> Any:
 
 
 class Images(Dataset[Tensor]):
-    """The images of one part of a store, each (3, size, size) uint8, or their rows in the store, each ()."""
+    """The images of one part of a store, in batches (B, 3, size, size) uint8, or their rows in the store, (B,)."""
 
     def __init__(self, store: ImageStore, part: Part, as_rows: bool) -> None:
         self.store, self.rows, self.as_rows = store, store.rows[part], as_rows
@@ -239,11 +239,11 @@ class Images(Dataset[Tensor]):
 
 
 class FlippedImages(Images):
-    """Images, and whether each is to be flipped, which is done on the device."""
+    """Images, and the indices of those that are to be flipped, which is done on the device."""
 
     def __getitems__(self, indices_and_flips: list[tuple[int, bool]]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         indices, flips = zip(*indices_and_flips, strict=True)
-        return super().__getitems__(list(indices)), torch.tensor(flips)
+        return super().__getitems__(list(indices)), torch.tensor(flips).nonzero().squeeze(1)
 
 
 class Order(DistributedSampler[Any]):

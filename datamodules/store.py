@@ -1,6 +1,7 @@
 """A folder of images, judged and decoded once: pixels on disk, and a manifest that says what became of every file."""
 
 import csv
+import errno
 import gc
 import hashlib
 import json
@@ -16,6 +17,7 @@ from io import BytesIO
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Event
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,8 +36,9 @@ FORMAT = 3  # raised when stores that older code built no longer serve
 MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
-BLOCK, CHUNK = 256, 32  # files whose colorfulness is measured together; and in the hands of a thread
-THUMBNAIL = 32  # pixels, enough to tell how colorful an image is, and a hundredth of the time
+CHUNK = 32  # files that a thread is given at a time
+BLOCK = 256  # files whose colorfulness is measured together
+THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
 Judged = tuple[bytes, NDArray[np.uint8] | str]  # a file's digest, and a thumbnail (h, w, 3) or why it is unreadable
@@ -111,7 +114,8 @@ class ImageStore:
         """Copy images (len(rows), size, size, 3); what is taken from ``pixels`` would stay in the process's memory."""
         images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         for image, row in zip(images, rows.tolist(), strict=True):
-            os.preadv(self._file, [image], row * image.nbytes)
+            if os.preadv(self._file, [image], row * image.nbytes) < image.nbytes:
+                raise DataError(f"'{self.folder}' is damaged. Delete it: it will be built again.")
         return images
 
     def summary(self) -> str:
@@ -152,12 +156,14 @@ def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> Imag
     if not root.is_dir():
         raise DataError(f"There is no folder '{root}'. Set data.init_args.root to the folder of your images.")
     gc.disable()  # or it would look for cycles in all that was imported, for a third of the time with 100,000 files
-    files = [
-        file
-        for folder, part in (layout.items() if layout else [("", None)])
-        for file in sorted(find_images(root, folder, part))
-    ]
-    gc.enable()
+    try:
+        files = [
+            file
+            for folder, part in (layout.items() if layout else [("", None)])
+            for file in sorted(find_images(root, folder, part))
+        ]
+    finally:
+        gc.enable()
     if not files:
         where = " or ".join(f"'{root / folder}'" for folder in layout or [""])
         raise DataError(f"No image in {where}: no file there ends in {', '.join(sorted(SUFFIXES))}.")
@@ -241,17 +247,18 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+        image = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
+    no_room = DataError(
+        f"{len(files):,} images at {size} px take {needed / 1e9:.1f} GB, but '{folder.parent}' has "
+        f"{free / 1e9:.1f} GB free. Free some, raise your quota, or set PIGMENT_CACHE to a folder on a larger disk."
+    )
     if needed > free:
-        raise DataError(
-            f"{len(files):,} images at {size} px take {needed / 1e9:.1f} GB, but '{folder.parent}' has "
-            f"{free / 1e9:.1f} GB free. Free some, or set PIGMENT_CACHE to a folder on a larger disk."
-        )
+        raise no_room
 
     rows: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -259,13 +266,13 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
         (folder / PIXELS_FILE).open("wb") as pixels,
         (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
     ):
-        pixels.truncate(needed)
         manifest = csv.writer(lines)
         manifest.writerow(Entry._fields)
-        pool, num_threads = ThreadPool(), torch.get_num_threads()
+        pool, stopped, num_threads = ThreadPool(), Event(), torch.get_num_threads()
         torch.set_num_threads(1)  # more would wait for cores that are busy decoding
         try:
-            judged = pool.imap(partial(_judge, root, size, pixels.fileno()), enumerate(files), CHUNK)
+            pixels.truncate(needed)
+            judged = pool.imap(partial(_judge, root, size, pixels.fileno(), stopped), enumerate(files), CHUNK)
             entries = _entries(files, judged)
             for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
                 manifest.writerow(entry)
@@ -273,8 +280,13 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
                     counts[finding][entry.part] += 1
                 if entry.status == "kept":
                     rows[entry.part].append(row)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise no_room from None
+            raise
         finally:
             torch.set_num_threads(num_threads)
+            stopped.set()
             pool.terminate()
             pool.join()  # before a thread writes to whatever file has the closed one's number next
     if not any(rows.values()):
@@ -283,10 +295,12 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     (folder / INDEX_FILE).write_text(json.dumps({"num_files": len(files), "rows": rows, "counts": counts}))
 
 
-def _judge(root: Path, size: int, pixels: int, numbered_file: tuple[int, File]) -> Judged:
+def _judge(root: Path, size: int, pixels: int, stopped: Event, numbered_file: tuple[int, File]) -> Judged:
     """Write the pixels of a file to their row, and return its digest, and a thumbnail or what is wrong with it."""
     row, file = numbered_file
     digest = b""
+    if stopped.is_set():
+        return digest, "stopped"
     try:
         path = os.path.join(root, file.path)
         if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
@@ -299,7 +313,8 @@ def _judge(root: Path, size: int, pixels: int, numbered_file: tuple[int, File]) 
         image = decode(data, size)
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         return digest, reason(error)
-    os.pwrite(pixels, image.data, row * image.nbytes)
+    if os.pwrite(pixels, image.data, row * image.nbytes) < image.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     thinning = math.ceil(size / THUMBNAIL)
     return digest, image[::thinning, ::thinning].copy()
 

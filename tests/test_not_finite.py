@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks import StopWhenNotFinite
 from datamodules import FruitsDataModule
 from datamodules.store import as_images
 from tests.world import CONFIGS, tiny
@@ -101,3 +102,12 @@ def test_all_processes_stop_and_the_one_that_did_it_names_its_images(
         for rank in (0, 1)
     ]
     assert spoiled == [False, True]
+
+
+def test_finite_gradients_whose_sum_float16_cannot_hold_are_let_pass() -> None:
+    module = LightningModule()
+    module.weight = torch.nn.Parameter(torch.zeros(100, dtype=torch.float16))
+    module.weight.grad = torch.full_like(module.weight, 1000)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    checks = StopWhenNotFinite()
+    checks.on_before_optimizer_step(trainer, module, torch.optim.SGD([module.weight], lr=1))

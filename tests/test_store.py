@@ -1,6 +1,7 @@
 import io
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import datamodules.store as store_module
 from datamodules.store import DataError, Entry, decode, open_store, read_manifest
 
 GRADIENT = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
@@ -272,6 +274,21 @@ def test_the_users_folder_is_left_as_it_was(tmp_path: Path) -> None:
     assert look() == before
 
 
+def test_each_row_is_its_own_file_whichever_thread_is_done_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CHUNK", 1)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        side = rng.choice([16, 300])
+        save(tmp_path / "in" / f"{number}.png", rng.integers(0, 256, (side, side, 3), np.uint8))
+    (tmp_path / "in" / "20.png").write_text("bad")
+    store = open_store(tmp_path / "in", 16, None)
+    for row, path in enumerate(store.paths()):
+        if path != "20.png":
+            assert np.array_equal(store.pixels[row], decode((tmp_path / "in" / path).read_bytes(), 16)), path
+
+
 def build_in_background(root: Path, log: Path) -> BaseProcess:
     def build() -> None:
         with log.open("w") as sys.stderr:
@@ -335,3 +352,27 @@ def test_a_disk_that_is_too_small_is_refused_before_building(tmp_path: Path, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(DataError, match=r"1 images at 16 px take 0.0 GB, but .* has 0.0 GB free. .*PIGMENT_CACHE"):
         open_store(tmp_path / "in", 16, None)
+
+
+def build_with_little_room(root: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # bytes; the image takes 768
+    with pytest.raises(DataError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):
+        open_store(root, 16, None)
+
+
+def test_a_disk_that_is_full_while_building_leaves_no_store(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    builder = multiprocessing.get_context("fork").Process(target=build_with_little_room, args=(tmp_path / "in",))
+    builder.start()
+    builder.join()
+    assert builder.exitcode == 0
+    assert not list((tmp_path / "cache").glob("in-*/"))
+
+
+def test_a_store_that_was_cut_short_is_not_read(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    store = open_store(tmp_path / "in", 16, None)
+    os.truncate(store.folder / "pixels.uint8", 100)
+    with pytest.raises(DataError, match=r"is damaged. Delete it"):
+        store.read(np.array([0]))

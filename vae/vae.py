@@ -7,7 +7,7 @@ from torch.optim import Adam
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from evaluation import evaluating, log_means
+from evaluation import evaluating, exact_float32, log_means
 from vae.elbo import kl_divergence, squared_error
 from vae.networks import ConvDecoder, ConvEncoder
 
@@ -86,8 +86,7 @@ class ConvVAE(LightningModule):
 
     def test_step(self, images: Tensor, batch_idx: int) -> None:
         reconstruction = self._evaluate("test", images).float().clamp(0, 1)
-        float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # SSIM subtracts squares that nearly agree
-        with torch.autocast(images.device.type, enabled=False), float32:
+        with exact_float32(images.device.type):  # SSIM subtracts squares that nearly agree
             self.quality.update(reconstruction, images)
         self.log_dict(self.quality)
 
