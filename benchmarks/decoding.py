@@ -20,7 +20,8 @@ def main(folder: str, size: str) -> None:
     def decode(path: Path) -> None:
         with Image.open(path) as image:
             image.draft(None, (2 * side, 2 * side))
-            np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+            rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+            np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
 
     start = time.perf_counter()
     with ThreadPool() as pool:
