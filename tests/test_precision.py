@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bfloat16_ends_the_first_epoch_as_float32_does(
     config: str, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator: True)  # or emulates it, which gives the same
+    monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator: True)  # or else emulates it
     losses: dict[str, list[float]] = {"train/loss": [], "val/loss": []}
     for precision in ("bf16-mixed", "32-true"):
         epoch = ["--data.init_args.size=32", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
