@@ -19,7 +19,7 @@ import wandb
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -28,6 +28,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from callbacks.checkpoints import CheckpointError
 from callbacks.not_finite import NotFiniteError
+from callbacks.progress import ProgressBar
 from callbacks.resuming import interrupt
 from cli import StrictParser
 from colorization.networks import WeightsError
@@ -111,6 +112,9 @@ class PigmentCLI(LightningCLI):
             self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
         if isinstance(trainer.accelerator, CUDAAccelerator):
             torch.set_float32_matmul_precision("high")  # TF32, in which PyTorch lets cuDNN's convolutions be anyway
+        # not in defaults.yaml, where one would forbid trainer.enable_progress_bar: false
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [ProgressBar() if type(one) is TQDMProgressBar else one for one in callbacks]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first

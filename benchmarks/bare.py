@@ -22,7 +22,7 @@ def main(name: str) -> None:
 
     def step() -> None:
         with autocast:
-            loss = net.loss(pixels.float() / 255)
+            loss = net.loss(pixels.float().div_(255))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

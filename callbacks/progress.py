@@ -1,0 +1,29 @@
+"""A progress bar that costs next to nothing."""
+
+import math
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+SECONDS = 0.5  # between two drawings
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, drawn after the first and the last step of an epoch, and between them twice a second at most.
+
+    Drawn after every step it takes 1.3 ms of each on a CPU, half of them for W&B, which captures what is printed.
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.drawn = -math.inf
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self.drawn >= SECONDS or batch_idx + 1 == trainer.num_training_batches:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.drawn = now

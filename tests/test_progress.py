@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from callbacks import progress
+from tests.world import tiny
+from train import main
+
+
+def test_the_bar_is_drawn_now_and_then_and_at_the_end(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS", 3600)
+    main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    said = "".join(capsys.readouterr())
+    drawn = [step for step in range(5) if f" {step}/4 " in said]
+    assert drawn == [0, 1, 4]
+
+
+def test_the_bar_can_be_left_out(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"))
+    assert "Epoch 0" not in "".join(capsys.readouterr())
