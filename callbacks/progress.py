@@ -16,6 +16,10 @@ class ProgressBar(TQDMProgressBar):
     Drawn after every step it takes 1.3 ms of each on a CPU, half of them for W&B, which captures what is printed.
     """
 
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_start(trainer, *args)
+        self.on_train_epoch_start(trainer)  # a run that goes on within an epoch has no other start of it
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.drawn = -math.inf

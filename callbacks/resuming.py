@@ -153,9 +153,6 @@ class ResumeExactly(Callback):
         # for a GPU that is not there torch.manual_seed formats the call stack, which costs a millisecond
         set_seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
         set_seed(int(place.generate_state(1, np.uint64)[0]))
-        if trainer.fit_loop.epoch_loop.restarting and trainer.progress_bar_callback:
-            # within an epoch Lightning leaves this out, and the bar has neither name nor length
-            trainer.progress_bar_callback.on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         begun: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total

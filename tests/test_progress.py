@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from callbacks import progress
+from callbacks.resuming import Interrupted
+from tests.test_resuming import GO_ON, at
 from tests.world import tiny
 from train import main
 
@@ -20,3 +22,16 @@ def test_the_bar_is_drawn_now_and_then_and_at_the_end(
 def test_the_bar_can_be_left_out(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"))
     assert "Epoch 0" not in "".join(capsys.readouterr())
+
+
+def test_the_bar_of_a_run_that_goes_on_within_an_epoch_has_its_name_and_length(
+    fruits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.val_check_interval=2", GO_ON)
+    with pytest.raises(Interrupted):
+        main([*arguments, at("on_validation_batch_start", 0, 1)])
+    capsys.readouterr()
+    main(arguments)
+    said = "".join(capsys.readouterr())
+    assert "Epoch 0:" in said
+    assert " 3/4 " in said
