@@ -1,6 +1,6 @@
 from callbacks.checkpoints import WholeCheckpointIO
 from callbacks.curves import LogCurves
-from callbacks.images import LogColorizations, LogReconstructions, LogSamples, SavePredictions
+from callbacks.images import LogColorizations, LogReconstructions, LogSamples, SaveColorized, SavePredictions
 from callbacks.loggers import ResumableCSVLogger, ResumableWandbLogger
 from callbacks.not_finite import StopWhenNotFinite
 from callbacks.resuming import Interrupted, ResumeExactly, SaveLast
@@ -14,6 +14,7 @@ __all__ = [
     "ResumableCSVLogger",
     "ResumableWandbLogger",
     "ResumeExactly",
+    "SaveColorized",
     "SaveLast",
     "SavePredictions",
     "StopWhenNotFinite",

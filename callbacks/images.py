@@ -8,11 +8,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from callbacks.media import media_folder, publish
 from callbacks.resuming import Interrupted
+from colorization.files import has_own_format
+from colorization.pictures import colorize_files
 
 COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
@@ -127,11 +130,31 @@ class SavePredictions(Callback):
         pairs.save(path)
 
 
+class SaveColorized(Callback):
+    """In ``predict``, the file of every test image in color, in its full size and format: ``media/colorized/``."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.colorized = media_folder(trainer) / "colorized"
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        outputs = {}
+        for file in data.test_files()[trainer.global_rank :: trainer.world_size]:
+            output = self.colorized / file
+            outputs[data.folder / file] = output if has_own_format(output) else Path(f"{output}.png")
+        colorize_files(pl_module, outputs)
+
+
 def validation_images(trainer: Trainer) -> Tensor:
     """Return up to COLUMNS images from all over the validation set, ever the same ones, on the device."""
-    dataset = trainer.val_dataloaders.dataset  # type: ignore[union-attr]
-    spread = torch.linspace(0, len(dataset) - 1, min(COLUMNS, len(dataset))).long().tolist()
-    return trainer.strategy.batch_to_device(torch.stack([dataset[index] for index in spread]))
+    return trainer.strategy.batch_to_device(spread_out(trainer.val_dataloaders.dataset, COLUMNS))  # type: ignore[union-attr]
+
+
+def spread_out(images: Dataset[Tensor], number: int) -> Tensor:
+    """Return up to ``number`` images from all over a set, ever the same ones."""
+    size = len(images)  # type: ignore[arg-type]
+    indices = torch.linspace(0, size - 1, min(number, size)).long().tolist()
+    return torch.stack([images[index] for index in indices])
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:

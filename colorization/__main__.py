@@ -7,22 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
-from colorization.files import SUFFIXES, Pixels, has_own_format, read, reason, write
-from evaluation import evaluating
+from colorization.files import SUFFIXES, has_own_format
+from colorization.pictures import colorize_files
 
-STRIP = 2**18  # pixels in full resolution that are converted at a time; more is slower, for want of cache
-LONGEST = 8  # times the model's size: a longer side than this is scaled to it, or one thin image would fill the memory
 DESCRIPTION = """\
 Colorize images: the color is predicted from each image scaled to the size that the model was trained at, and laid over
 the lightness in full resolution. Orientation, transparency and bit depth stay, and the file's name and format; what is
-no JPEG, PNG, WebP, BMP or TIFF becomes a PNG. Results are sRGB: color profiles are neither applied nor kept."""
+no JPEG, PNG, WebP, BMP or TIFF becomes a PNG. Images may have up to 178 megapixels. Results are sRGB: color profiles
+are neither applied nor kept."""
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if nothing could begin"
 
 
@@ -112,50 +107,6 @@ def load_colorizer(path: str) -> Colorizer:
     if not colorizer.image_size:
         raise UsageError(f"the colorizer in '{path}' was never trained")
     return colorizer.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
-    """Colorize each file, name on stderr those that cannot be, and return their number."""
-    num_failed = 0
-    for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
-        try:
-            picture = read(image)
-            write(picture._replace(pixels=colorize(colorizer, picture.pixels)), output)
-        except Exception as error:  # a damaged file can raise nearly anything
-            num_failed += 1
-            tqdm.write(f"{image}: {reason(error)}", file=sys.stderr)
-    return num_failed
-
-
-def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:
-    """Predict the color at the model's size, and lay it over the image's own lightness, a strip of rows at a time."""
-    colored, whole = pixels.copy(), np.iinfo(pixels.dtype).max
-    (height, width), size = pixels.shape[:2], int(colorizer.image_size)
-    scale = min(size / min(height, width), LONGEST * size / max(height, width))
-    small = max(1, round(height * scale)), max(1, round(width * scale))
-    with evaluating(colorizer):
-        lightness, _ = colorizer.split(torch.from_numpy(scale_down(pixels, *small)[None]).to(colorizer.device))
-        planes = [Image.fromarray(plane) for plane in colorizer(lightness)[0].cpu().numpy()]
-        rows = max(1, STRIP // width)
-        for top in range(0, height, rows):
-            strip = pixels[top : top + rows, :, :3]
-            box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # of the small planes
-            resized = [plane.resize((width, len(strip)), Image.Resampling.BICUBIC, box) for plane in planes]
-            chroma = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
-            original = np.ascontiguousarray(strip.transpose(2, 0, 1), np.float32) / whole
-            lightness, _ = colorizer.split(torch.from_numpy(original[None]).to(colorizer.device))
-            joined = colorizer.join(lightness, chroma)[0].cpu().numpy()
-            colored[top : top + rows, :, :3] = (joined * whole).round().transpose(1, 2, 0)
-    return colored
-
-
-def scale_down(pixels: Pixels, height: int, width: int) -> NDArray[np.float32]:
-    """Return (3, height, width) in [0, 1], on white where the image is transparent."""
-    whole = np.float32(np.iinfo(pixels.dtype).max)
-    opacity = pixels[..., 3] / whole if pixels.shape[2] == 4 else np.float32(1)
-    planes = (1 - opacity * (1 - pixels[..., channel] / whole) for channel in range(3))
-    scaled = [Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC) for plane in planes]
-    return np.stack([np.asarray(plane) for plane in scaled]).clip(0, 1)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ class ResNetColorizer(Colorizer):
 
     Args:
         weights: with which the encoder begins a fit that goes on from no checkpoint, named as in torchvision;
-            None draws them at random.
+            None draws them at random, which is what they are before that fit, too.
 
     Raises:
         WeightsError: at the start of such a fit, if the weights are not to be had.

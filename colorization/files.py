@@ -50,7 +50,7 @@ def read(path: Path) -> Picture:
     if path.is_fifo():
         raise ValueError("a pipe, not a file")  # reading it might never end
     with (
-        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        warnings.catch_warnings(action="ignore"),  # Pillow refuses what is far too large, and the rest is of no use
         path.open("rb") as file,
         Image.open(file) as image,  # from a path, Pillow 12.3 garbles TIFFs that lie on their side
     ):
@@ -60,18 +60,32 @@ def read(path: Path) -> Picture:
             raise ValueError("values whose range is not known; save it with 8 or 16 bits")
         else:
             pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-        # a TIFF is upright by now, and its tags describe how it was stored
+        pixels = upright(pixels, orientation(image))
+        # a TIFF's tags describe how it was stored
         exif = Image.Exif() if isinstance(image, TiffImageFile) else image.getexif()
         name = "JPEG" if image.format == "MPO" else image.format
-    orientation = exif.pop(ExifTags.Base.Orientation, 1)
+    exif.pop(ExifTags.Base.Orientation, None)
+    try:
+        metadata = exif.tobytes() if exif else b""
+    except Exception:  # tags of the wrong type can raise nearly anything; the picture is worth more than they are
+        metadata = b""
+    return Picture(pixels, metadata, name if name in FORMATS and has_own_format(path) else "PNG")
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how an image that was loaded lies, as EXIF numbers it; Pillow itself has brought a TIFF upright, 1."""
+    return 1 if isinstance(image, TiffImageFile) else image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror pixels (H, W, ...) that lie as an EXIF orientation says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    metadata = exif.tobytes() if exif else b""
-    return Picture(pixels, metadata, name if name in FORMATS and has_own_format(path) else "PNG")
+    return pixels
 
 
 def has_16_bits(image: ImageFile) -> bool:

@@ -82,16 +82,17 @@ class FolderDataModule(LightningDataModule, ABC):
         """Return the folder of the demo images, which are drawn if they are not there yet."""
 
     @cached_property
+    def folder(self) -> Path:
+        """Where the images are; they are drawn or fetched on first use, if that is asked for and not done yet."""
+        if self.root is None:
+            return self.draw_demo()
+        return fetch(self.root) if self.root.startswith("kaggle:") else Path(self.root)
+
+    @cached_property
     def store(self) -> ImageStore:
         """The images, opened on first use, or read and judged if nobody has done so yet."""
-        if self.root is None:
-            root = self.draw_demo()
-        elif self.root.startswith("kaggle:"):
-            root = fetch(self.root)
-        else:
-            root = Path(self.root)
-        as_published = all((root / folder).is_dir() for folder in self.layout)
-        return open_store(root, self.size, self.layout if as_published else None)
+        as_published = all((self.folder / part).is_dir() for part in self.layout)
+        return open_store(self.folder, self.size, self.layout if as_published else None)
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -163,9 +164,14 @@ class FolderDataModule(LightningDataModule, ABC):
         self.batches_of_checkpoint = state_dict
 
     def training_files(self, batch_idx: int) -> list[str]:
-        """Return the paths, below ``root``, of the images in a batch of the epoch that is running in this process."""
+        """Return the paths, below ``folder``, of the images in a batch of the epoch that is running in this process."""
         paths = self.store.paths()
         return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
+
+    def test_files(self) -> list[str]:
+        """Return the paths, below ``folder``, of the images that ``test`` and ``predict`` see."""
+        paths = self.store.paths()
+        return [paths[row] for row in self.store.rows[self._test_part()]]
 
     def on_after_batch_transfer(self, batch: Tensor | Sequence[Any], dataloader_idx: int) -> Tensor:
         images, flips = (batch, ()) if isinstance(batch, Tensor) else batch  # pinned, a tuple becomes a list

@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from colorization.files import SUFFIXES, reason
+from colorization.files import SUFFIXES, orientation, reason, upright
 from colorization.metrics import colorfulness
 from datamodules.cache import build_once, cache_folder
 
@@ -239,7 +239,8 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
         if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
             raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
-        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        lies = orientation(image)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
         if image.mode in ("I", "F"):
@@ -248,7 +249,8 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+        square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+        return np.ascontiguousarray(upright(square, lies))
 
 
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:

@@ -14,11 +14,12 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer, __main__
-from colorization.__main__ import colorize, load_colorizer, main
+from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer, pictures
+from colorization.__main__ import load_colorizer, main
 from colorization.color import rgb_to_lab
 from colorization.files import read
-from tests.world import CONFIGS
+from colorization.pictures import colorize
+from tests.world import CONFIGS, damaged_exif
 from vae import ConvVAE
 
 SIZE = 16  # what the colorizer is trained at
@@ -133,7 +134,7 @@ def test_color_is_predicted_at_the_models_size(
 def test_strips_equal_the_whole(ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     colorizer, image = load_colorizer(str(ckpt)), draw(201, 130, whole=65535)
     whole = colorize(colorizer, image)
-    monkeypatch.setattr(__main__, "STRIP", 1000)
+    monkeypatch.setattr(pictures, "STRIP", 1000)
     assert np.abs(colorize(colorizer, image).astype(int) - whole).max() <= 2  # of 65535
 
 
@@ -166,6 +167,17 @@ def test_orientation_is_applied_and_other_exif_kept(name: str, orientation: int,
         assert result.getexif().get(0x0112, 1) == 1
         assert name != "a.jpg" or dict(result.getexif()) == {0x010E: "A painting"}
         assert np.abs(lab(np.asarray(result))[0] - lab(upright)[0]).max() < 4
+
+
+def test_metadata_of_the_wrong_type_is_left_out(ckpt: Path, tmp_path: Path) -> None:
+    original = save(tmp_path / "a.jpg", draw(24, 40), exif=damaged_exif(orientation=6))
+    with Image.open(run(ckpt, original) / "a.jpg") as result:
+        assert (result.size, dict(result.getexif())) == ((24, 40), {})
+
+
+def test_what_pillow_calls_large_is_colorized(ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60 - 1)  # of which it warns; at twice as many it refuses
+    assert read(run(ckpt, save(tmp_path / "a.png")) / "a.png").pixels.shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "gray with alpha.png", "palette.png"])
@@ -228,7 +240,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(
     cv2.imwrite(str(root / "half.png"), draw(whole=65535))
     (root / "half.png").write_bytes((root / "half.png").read_bytes()[:5000])
     header = bytearray(save(tmp_path / "bomb.png").read_bytes())
-    header[16:24] = (10_000).to_bytes(4, "big") * 2
+    header[16:24] = (14_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     (root / "bomb.png").write_bytes(header)
     (root / ".hidden.png").write_text("")
@@ -369,7 +381,7 @@ def test_interrupted_it_ends_quietly(
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(__main__, "colorize", interrupt)
+    monkeypatch.setattr(pictures, "colorize", interrupt)
     run(ckpt, save(tmp_path / "a.png"), status=130)
     assert "Traceback" not in capsys.readouterr().err
 
@@ -385,6 +397,9 @@ finally:
 
 def test_the_command_fits_24_megapixels_in_2_gb_and_says_by_its_status_that_a_file_failed(tmp_path: Path) -> None:
     ckpt = train(DeepColorizer("adam", 1e-3, "mse"), tmp_path / "deep.ckpt")
+    checkpoint = torch.load(ckpt)
+    checkpoint["state_dict"]["image_size"].fill_(256)
+    torch.save(checkpoint, ckpt)
     tile = Image.fromarray(draw(400, 600))
     tile.resize((6000, 4000), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", quality=75)
     (tmp_path / "bad.png").write_text("")

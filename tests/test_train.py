@@ -84,8 +84,20 @@ def test_a_runs_own_config_repeats_it(fruits: Path) -> None:
     assert [logger["init_args"]["mode"] for logger in loggers if "Wandb" in logger["class_path"]] == [None]
 
 
-def test_weights_and_biases_holds_what_the_run_folder_holds(fruits: Path) -> None:
-    run = main(tiny("fit", fruits, "--trainer.max_epochs=3"))
+@pytest.mark.parametrize(
+    ("config", "pictures"),
+    [
+        (
+            "vae",
+            {"reconstructions": [3, 7, 11], "samples": [3, 7, 11], "film/reconstructions": [11], "film/samples": [11]},
+        ),
+        ("colorization/4_shallow_adam", {"colorizations": [3, 11], "film/colorizations": [11]}),
+    ],
+)
+def test_weights_and_biases_holds_what_the_run_folder_holds(
+    config: str, pictures: dict[str, list[int]], paintings: Path
+) -> None:
+    run = main(tiny("fit", paintings, "--trainer.max_epochs=3", config=CONFIGS / f"{config}.yaml"))
     records = read_wandb(run.run_folder)
     history = [record["item"] for record in records["history"]]
 
@@ -99,15 +111,13 @@ def test_weights_and_biases_holds_what_the_run_folder_holds(fruits: Path) -> Non
     steps = [item["trainer/global_step"] for item in history]
     assert steps == sorted(steps)
 
-    expected = {"reconstructions": [3, 7, 11], "samples": [3, 7, 11], "curves": [3, 7, 11]}
-    expected |= {"film/reconstructions": [11], "film/samples": [11]}
-    for key, at in expected.items():
+    for key, at in {**pictures, "curves": [3, 7, 11]}.items():
         items = [item for item in history if f"{key}.filenames" in item]
         assert [item["trainer/global_step"] for item in items] == at
         files = [records["folder"][0]["path"] / item[f"{key}.filenames"][0] for item in items]
-        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
-        assert [picture.std() > 10 and picture.mean() > 10 for picture in pictures] == [True] * len(at)  # not black
-        assert len({picture.tobytes() for picture in pictures}) == len(at)  # nor frozen
+        shown = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        assert [picture.std() > 10 and picture.mean() > 10 for picture in shown] == [True] * len(at)  # not black
+        assert len({picture.tobytes() for picture in shown}) == len(at)  # nor frozen
 
     (run_record, *_) = (record for record in records["run"] if "display_name" in record or "run_id" in record)
     assert run_record["run_id"] == run.run_folder.name

@@ -1,15 +1,31 @@
 """What the tests make their world of."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a test, or what several share: in a folder of its own, offline, in one thread, from one random state."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 def write_ball(path: Path, radius: float, color: tuple[int, int, int]) -> None:
@@ -19,12 +35,73 @@ def write_ball(path: Path, radius: float, color: tuple[int, int, int]) -> None:
     Image.fromarray((255 + opacity * (np.array(color) - 255)).astype(np.uint8)).save(path, quality=95)
 
 
+def write_fruits(root: Path) -> Path:
+    """Balls on white, 16 x 16, laid out as Fruits-360 is: 14 to train on, 7 to test."""
+    for part, numbers in {"Training": (7, 7), "Test": (4, 3)}.items():
+        for kind, number, color in zip(("Lime", "Orange"), numbers, ((120, 200, 60), (250, 150, 20)), strict=True):
+            for index in range(number):
+                radius = 3 + 0.6 * index + 0.3 * (part == "Test")
+                write_ball(root / part / kind / f"{index}_100.jpg", radius, color)
+    return root
+
+
 def write_painting(path: Path, horizon: float, rng: np.random.Generator) -> None:
     """16 x 24: a light blue sky above a dark green field."""
     is_sky = np.arange(16)[:, None, None] < 16 * horizon
     picture = np.where(is_sky, (150, 190, 240), (40, 80, 30)) + rng.normal(0, 8, (16, 24, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+def write_paintings(root: Path) -> Path:
+    """Skies over fields, 16 x 24, laid out as Kaggle's art images are: 14 to train on, 6 to validate."""
+    rng = np.random.default_rng(0)
+    for part, number in {"training_set": 14, "validation_set": 6}.items():
+        for index in range(number):
+            write_painting(root / part / "painting" / f"{index}.jpg", rng.uniform(0.3, 0.7), rng)
+    return root
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises far more than ever comes."""
+    file = io.BytesIO()
+    Image.new("1", (16, 16)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+def write_bad_files(root: Path, whole: bytes) -> dict[str, str]:
+    """Write files that are named like images and cannot be used, and return what the manifest has to say of each."""
+    (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "text.jpg").write_text("I am not an image")
+    (root / "bomb.png").write_bytes(bomb(20_000))
+    (root / "large.png").write_bytes(bomb(9_400))  # which Pillow would read, into 265 MB
+    os.mkfifo(root / "pipe.jpg")
+    Image.new("RGB", (1, 1)).save(root / "one pixel.png")
+    (root / "dangling.png").symlink_to("nowhere.png")
+    (root / "itself.png").symlink_to("itself.png")
+    (root / "folder.png").mkdir()
+    return {
+        "truncated.jpg": "truncated",
+        "empty.jpg": "empty file",
+        "text.jpg": "not an image",
+        "bomb.png": "decompression bomb",
+        "large.png": "9400 x 9400 pixels, may have",
+        "pipe.jpg": "a pipe",
+        "one pixel.png": "1 x 1 pixels",
+        "dangling.png": "no such file",
+        "itself.png": "symbolic links",
+    }
+
+
+def damaged_exif(orientation: int) -> bytes:
+    """EXIF whose resolution is a text."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = orientation, "no number"
+    return exif.tobytes().replace(b"\x01\x0e\x00\x02", b"\x01\x1a\x00\x02")  # a description becomes a resolution
 
 
 MINIATURE = {"vae.yaml": "--model.init_args.latent_dim=4", "7_resnet_adam.yaml": "--model.init_args.weights=null"}
