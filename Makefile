@@ -2,12 +2,17 @@
 PYTHON ?= python3
 RUN = .venv/bin/python -m
 
-.PHONY: setup fit test lint lock
+.PHONY: setup fit study test lint lock
 
 setup: .venv/installed
 
 fit: setup
 	.venv/bin/python train.py fit --config configs/vae.yaml
+
+# all nine colorizers, in small and from scratch; a model that fails is named, and the others are reported
+study: setup
+	-$(RUN) study run --scratch --size 64 --epochs 16 --out runs/demo-study
+	$(RUN) study report --out runs/demo-study
 
 test: setup
 	$(RUN) pytest --numprocesses auto

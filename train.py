@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import BackendCompilerFailed
 
 from callbacks.checkpoints import CheckpointError
+from callbacks.loggers import go_offline_if_necessary
 from callbacks.not_finite import NotFiniteError
 from callbacks.progress import ProgressBar
 from callbacks.resuming import interrupt
@@ -34,7 +35,6 @@ from cli import StrictParser
 from colorization.networks import WeightsError
 from datamodules.store import DataError
 
-UPLOAD_SECONDS = 60  # that W&B may take at the end of a run, or it would wait for ever for a server that has died
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
 QUIET = (  # warnings that tell the user nothing
@@ -202,28 +202,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)  # blocks
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # bytes, the most there can be
-
-
-@rank_zero_only
-def go_offline_if_necessary() -> str | None:
-    """Let W&B write to the run's folder alone unless its server awaits the run; if so, return why."""
-    here = str(Path(__file__).parent)
-    settings = wandb.Settings(
-        git_root=here,  # it would look for the commit in the run's folder
-        finish_timeout=UPLOAD_SECONDS,
-        x_transaction_log_flush_interval=1,  # seconds of what a kill can lose
-    )
-    mode = wandb.setup(settings).settings.mode
-    try:
-        # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
-        if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
-            return None
-        reason = "as its settings say" if mode == "offline" else "nobody is logged in"
-    except wandb.Error as error:
-        reason = str(error)
-    # silent: what W&B would say in many lines is said in one
-    wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
-    return reason
 
 
 def main(args: ArgsType = None) -> PigmentCLI:

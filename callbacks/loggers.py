@@ -15,10 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 METRICS_FILE = "metrics.csv"
+UPLOAD_SECONDS = 60  # that W&B may take at the end of a run, or it would wait for ever for a server that has died
 STEP = "trainer/global_step"  # what Lightning calls the step in Weights & Biases
 Event = tuple[int, frozenset[str]]  # a step, and the names of what was logged then
 
@@ -113,6 +115,28 @@ class ResumableWandbLogger(WandbLogger):
         for row in rows:
             self.log_metrics({name: float(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
         self.logged |= {(int(row["step"]), frozenset(row.keys() - {"step"})) for row in rows}
+
+
+@rank_zero_only
+def go_offline_if_necessary() -> str | None:
+    """Let W&B write to the run's folder alone unless its server awaits the run; if so, return why."""
+    here = str(Path(__file__).parents[1])
+    settings = wandb.Settings(
+        git_root=here,  # it would look for the commit in the run's folder
+        finish_timeout=UPLOAD_SECONDS,
+        x_transaction_log_flush_interval=1,  # seconds of what a kill can lose
+    )
+    mode = wandb.setup(settings).settings.mode
+    try:
+        # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
+        if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
+            return None
+        reason = "as its settings say" if mode == "offline" else "nobody is logged in"
+    except wandb.Error as error:
+        reason = str(error)
+    # silent: what W&B would say in many lines is said in one
+    wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
+    return reason
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

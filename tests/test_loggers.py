@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-import train
-from callbacks import ResumableCSVLogger
+from callbacks import ResumableCSVLogger, loggers
 from callbacks.loggers import read_wandb as read_wandb_log
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
@@ -88,7 +87,7 @@ def test_a_server_that_dies_costs_nothing_but_the_upload(
     server: WandbServer, fruits: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_SILENT", "false")
-    monkeypatch.setattr(train, "UPLOAD_SECONDS", 2)
+    monkeypatch.setattr(loggers, "UPLOAD_SECONDS", 2)
     assert run(tiny("fit", fruits, f"--trainer.callbacks+={__name__}.KillServer")) == 0
     assert server.is_dead
     assert "wandb sync" in capfd.readouterr().err

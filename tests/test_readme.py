@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+import yaml
 from PIL import Image
 
 from colorization.__main__ import main as colorize
@@ -55,6 +56,28 @@ def test_a_checkpoint_colorizes_files_as_it_says(paintings: Path) -> None:
         "in/1.jpg",
         "2.tif",
     }
+
+
+def test_its_table_of_colorizers_is_what_their_configs_say() -> None:
+    lines = [line for line in README.splitlines() if re.match(r"\| `\d_", line)]
+    assert len(lines) == 9
+    nets = {"A": "Shallow", "B": "Deep", "C": "ResNet"}
+    for line in lines:
+        name, net, loss, optimizer, lr, epochs = (
+            re.sub("[*`]", "", cell).strip() for cell in line.strip("|").split("|")
+        )
+        config = yaml.safe_load((CONFIGS / "colorization" / name).read_text())
+        assert config["model"]["class_path"] == f"colorization.{nets[net[0]]}Colorizer"
+        expected = {"loss": loss.lower(), "optimizer": optimizer.lower(), "lr": float(lr)}
+        assert config["model"]["init_args"].items() >= expected.items()
+        assert config["trainer"]["max_epochs"] == int(epochs)
+
+
+def test_its_tenth_model_trains(paintings: Path) -> None:
+    (config,) = blocks("yaml")
+    Path("10_deep_sgd.yaml").write_text(config)
+    run = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=Path("10_deep_sgd.yaml")))
+    assert (run.run_folder / "media" / "colorizations.png").is_file()
 
 
 def test_its_make_commands_do_what_it_says() -> None:
