@@ -128,14 +128,14 @@ def decide(check: Check, figures: Figures, epochs: Mapping[str, int]) -> tuple[V
     model, metric, relation, other = check
     ours = figures.get(model, {}).get(metric)
     theirs = Figure(other, num_seeds=0) if isinstance(other, float) else figures.get(other, {}).get(metric)
+    whose = other if isinstance(other, float) or other == MEAN_AB else f"model {other}'s"
+    said = f"{metric} {relation} {whose}"
     if not ours or not theirs:
         lacking = [f"model {name}" for name in (model, other) if isinstance(name, str) and name not in figures]
-        return Verdict.OPEN, f"{metric}: no finished run, with the report's settings, of {' and '.join(lacking)}"
-    said = f"{metric}: {ours} against {theirs}"
-    if isinstance(other, str):
-        said += f" of {other}" if other == MEAN_AB else f" of model {other}"
-        if epochs[model] != epochs.get(other, epochs[model]):
-            said += f", after {epochs[model]} against {epochs[other]} epochs"
+        return Verdict.OPEN, f"{said}: no finished run, with the report's settings, of {' and '.join(lacking)}"
+    said += f": {ours} against {theirs}"
+    if isinstance(other, str) and epochs[model] != epochs.get(other, epochs[model]):
+        said += f", after {epochs[model]} against {epochs[other]} epochs"
     gap, margin = ours.mean - theirs.mean, margin_of(ours, theirs, metric, figures)
     if relation == "about":
         said += f" ({gap / theirs.mean:+.1%})"
@@ -143,8 +143,9 @@ def decide(check: Check, figures: Figures, epochs: Mapping[str, int]) -> tuple[V
         holds, is_certain = abs(gap) <= allowed, abs(abs(gap) - allowed) > margin
     else:
         holds, is_certain = (gap < 0) == (relation == "below"), abs(gap) > margin
-    verdict = Verdict.CONFIRMED if holds else Verdict.REFUTED
-    return verdict if is_certain else Verdict.OPEN, said
+    if not is_certain:
+        return Verdict.OPEN, f"{said}: within chance"
+    return (Verdict.CONFIRMED, f"{said}: yes") if holds else (Verdict.REFUTED, f"{said}: no")
 
 
 def margin_of(ours: Figure, theirs: Figure, metric: str, figures: Figures) -> float:

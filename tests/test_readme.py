@@ -8,6 +8,8 @@ import yaml
 from PIL import Image
 
 from colorization.__main__ import main as colorize
+from study.__main__ import make_parser
+from study.training import plan
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -71,6 +73,15 @@ def test_its_table_of_colorizers_is_what_their_configs_say() -> None:
         expected = {"loss": loss.lower(), "optimizer": optimizer.lower(), "lr": float(lr)}
         assert config["model"]["init_args"].items() >= expected.items()
         assert config["trainer"]["max_epochs"] == int(epochs)
+
+
+def test_its_study_is_of_all_models() -> None:
+    for line in COMMANDS:
+        if line.startswith("python -m study"):
+            options, more = make_parser().parse_known_args(shlex.split(line)[3:])
+            assert options.out == Path("runs/study")
+            if options.command == "run":
+                assert [task.run.seed for task in plan(options, more)] == [0] * 9 + [1] * 9
 
 
 def test_its_tenth_model_trains(paintings: Path) -> None:
