@@ -138,8 +138,9 @@ class SaveColorized(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        num_seen = int(sum(trainer.num_predict_batches)) * data.batch_size
         outputs = {}
-        for file in data.test_files()[trainer.global_rank :: trainer.world_size]:
+        for file in data.test_files()[trainer.global_rank :: trainer.world_size][:num_seen]:
             output = self.colorized / file
             outputs[data.folder / file] = output if has_own_format(output) else Path(f"{output}.png")
         colorize_files(pl_module, outputs)

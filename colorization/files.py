@@ -62,7 +62,7 @@ def read(path: Path) -> Picture:
             pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
         pixels = upright(pixels, orientation(image))
         # a TIFF's tags describe how it was stored
-        exif = Image.Exif() if isinstance(image, TiffImageFile) else image.getexif()
+        exif = Image.Exif() if isinstance(image, TiffImageFile) else read_exif(image)
         name = "JPEG" if image.format == "MPO" else image.format
     exif.pop(ExifTags.Base.Orientation, None)
     try:
@@ -74,7 +74,15 @@ def read(path: Path) -> Picture:
 
 def orientation(image: Image.Image) -> int:
     """Return how an image that was loaded lies, as EXIF numbers it; Pillow itself has brought a TIFF upright, 1."""
-    return 1 if isinstance(image, TiffImageFile) else image.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1 if isinstance(image, TiffImageFile) else read_exif(image).get(ExifTags.Base.Orientation, 1)
+
+
+def read_exif(image: Image.Image) -> Image.Exif:
+    """Return an image's EXIF; none where it is damaged."""
+    try:
+        return image.getexif()
+    except Exception:  # a broken header can raise nearly anything, and the picture is worth more than its metadata
+        return Image.Exif()
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -118,13 +118,17 @@ class ImageStore:
                 raise DataError(f"'{self.folder}' is damaged. Delete it: it will be built again.")
         return images
 
+    @property
+    def parts(self) -> list[str]:
+        """The parts to which files belong; "" is that of files whose content would decide and cannot be read."""
+        return sorted(set().union(*self.counts.values()), key=[*self.rows, ""].index)
+
     def summary(self) -> str:
         """Say in a short table how many images of each part were kept, and what was found wrong."""
-        parts = sorted(set().union(*self.counts.values()), key=[*self.rows, ""].index)
-        lines = ["".join(f"{part or 'unknown':>10}" for part in parts)]
+        lines = ["".join(f"{part or 'unknown':>10}" for part in self.parts)]
         for finding, meaning in FINDINGS.items():
             if numbers := self.counts.get(finding):
-                lines.append("".join(f"{numbers.get(part, 0):10,}" for part in parts) + f"  {meaning}")
+                lines.append("".join(f"{numbers.get(part, 0):10,}" for part in self.parts) + f"  {meaning}")
         return "\n".join(lines)
 
     def paths(self) -> list[str]:

@@ -1,7 +1,9 @@
 """Train the report's nine models on one data set, and write the report anew: python -m study run, and then report"""
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         if options.command == "report":
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+            warnings.filterwarnings("ignore", "The .* does not have many workers")
             print(f"Report  {write_report(options.out)}")
             return 0
         return train_all(options, more)

@@ -15,7 +15,7 @@ DARK = "<style>svg{color:#1b1b1b}@media(prefers-color-scheme:dark){svg{color:#e4
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
-def draw_curves(curves: Mapping[str, list[Curve]], title: str, width: float = 4.5) -> str:
+def curves_svg(curves: Mapping[str, list[Curve]], title: str, width: float = 4.5) -> str:
     """Draw one line for each curve, those of one name in the same color, over a logarithmic axis: SVG."""
     ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context({**ink, "svg.hashsalt": title, "legend.framealpha": 0}):

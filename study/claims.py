@@ -10,7 +10,6 @@ ABOUT = 0.10  # two figures are about the same if they differ by no more than th
 HARDLY = 2.0  # CIEDE2000: pictures that differ by no more on average hardly differ
 DEVIATION = 0.02  # relative, of a figure over seeds, where no model was trained with more than one
 
-MEAN_AB = "mean ab"  # the baseline, among the models
 Relation = Literal["below", "above", "about"]
 
 
@@ -21,7 +20,7 @@ class Verdict(StrEnum):
 
 
 class Figure(NamedTuple):
-    """A metric of a model: its mean and standard deviation over seeds. A baseline has none (0), and needs none."""
+    """A metric of a model: its mean and standard deviation over seeds. Of what is no model's, there are 0 seeds."""
 
     mean: float
     deviation: float = 0.0
@@ -128,13 +127,14 @@ def decide(check: Check, figures: Figures, epochs: Mapping[str, int]) -> tuple[V
     model, metric, relation, other = check
     ours = figures.get(model, {}).get(metric)
     theirs = Figure(other, num_seeds=0) if isinstance(other, float) else figures.get(other, {}).get(metric)
-    whose = other if isinstance(other, float) or other == MEAN_AB else f"model {other}'s"
+    whose = other if isinstance(other, float) else f"model {other}'s"
     said = f"{metric} {relation} {whose}"
     if not ours or not theirs:
         lacking = [f"model {name}" for name in (model, other) if isinstance(name, str) and name not in figures]
-        return Verdict.OPEN, f"{said}: no finished run, with the report's settings, of {' and '.join(lacking)}"
+        of = " and ".join(lacking) or "one of the two"
+        return Verdict.OPEN, f"{said}: no finished run, with the report's settings, of {of}"
     said += f": {ours} against {theirs}"
-    if isinstance(other, str) and epochs[model] != epochs.get(other, epochs[model]):
+    if isinstance(other, str) and epochs[model] != epochs[other]:
         said += f", after {epochs[model]} against {epochs[other]} epochs"
     gap, margin = ours.mean - theirs.mean, margin_of(ours, theirs, metric, figures)
     if relation == "about":

@@ -17,9 +17,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def load_data(run: Run) -> FolderDataModule:
     """Open the images that a run was trained on, and those that it was not."""
-    data = load_class(run.config["data"]["class_path"])(**run.config["data"]["init_args"] | {"on_device": False})
-    data.prepare_data()
-    return data
+    return load_class(run.config["data"]["class_path"])(**run.config["data"]["init_args"] | {"on_device": False})
 
 
 def load_model(run: Run) -> Any:

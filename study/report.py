@@ -2,9 +2,7 @@
 
 import base64
 import csv
-import logging
 import statistics
-import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from io import BytesIO
@@ -22,10 +20,11 @@ from tqdm import tqdm
 from callbacks.images import grid
 from callbacks.loggers import go_offline_if_necessary
 from colorization import Colorizer
+from colorization.colorizer import PREFIXES
 from datamodules.folder import FolderDataModule
 from datamodules.store import FINDINGS
-from study.charts import draw_curves
-from study.claims import CLAIMS, MEAN_AB, PAIRS, Figure, Judged, judge
+from study.charts import curves_svg
+from study.claims import ABOUT, CLAIMS, DEVIATION, HARDLY, PAIRS, Figure, Judged, judge
 from study.measures import difference, held_out, load_data, load_model, test
 from study.runs import PICTURES, Curve, Run, StudyError, find_runs, reason
 from study.training import CONFIGS
@@ -34,14 +33,25 @@ from vae import ConvVAE
 NUM_SHOWN = 8  # paintings that all models colorize
 COLORIZER_METRICS = ("mse", "mae", "psnr", "ssim", "ciede2000", "colorfulness_difference")
 VAE_METRICS = ("loss", "reconstruction", "kl", "psnr", "ssim")
-BASELINES = {"gray": "gray_", MEAN_AB: "mean_ab_"}  # and the prefixes of their metrics
+
+
+METRICS = """\
+mse, mae: squared and absolute errors of a and b, divided by 128. psnr (dB), ssim: of the RGB images, higher is better.
+ciede2000: how different the colors look; up to about 1 they can hardly be told apart. colorfulness difference: below 0
+paler than the truth."""
+VERDICTS = f"""\
+A claim is confirmed if all its figures bear it out, and refuted if one contradicts it, in both cases by more than two
+standard errors. Their deviation over seeds is that of all models with several seeds together, or {DEVIATION:.0%} where
+none has. About the same is what differs by up to {ABOUT:.0%}; pictures hardly differ if their colors do by a CIEDE2000
+of up to {HARDLY} on average. Errors are compared in the same unit, whichever a model minimizes. A model without the
+report's settings, such as model 7 without pre-trained weights, decides nothing."""
 
 
 class Trained(NamedTuple):
     """A finished run, its model, and what ``test`` says of it."""
 
     run: Run
-    model: Any
+    model: Any  # of the first seed alone; else None
     metrics: dict[str, float]
 
 
@@ -61,8 +71,6 @@ def write_report(study: Path) -> Path:
     Raises:
         StudyError: if there is nothing to report.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "The .* does not have many workers")
     runs, left_out = find_runs(study)
     colorizers, paintings = measure(runs, Colorizer, left_out)
     vaes, vae_data = measure(runs, ConvVAE, left_out)
@@ -79,6 +87,8 @@ def write_report(study: Path) -> Path:
         "vaes": describe_vaes(vaes, save, left_out) if vaes else None,
         "data": [describe_data(data) for data in (paintings, vae_data) if data],
         "left_out": left_out,
+        "about": METRICS,
+        "verdicts": VERDICTS,
     }
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -102,11 +112,13 @@ def measure(runs: list[Run], kind: type[Any], left_out: dict[str, str]) -> tuple
         try:
             if run.data != runs[0].data:
                 raise StudyError(f"trained on other images, {run.data}, than {runs[0]}, {runs[0].data}")
-            if run.model in family and run.recipe != family[run.model][0].run.recipe:
-                raise StudyError(f"trained in another way than {family[run.model][0].run}")
+            others = family.get(run.model, [])
+            if others and run.recipe != others[0].run.recipe:
+                raise StudyError(f"trained in another way than {others[0].run}")
             data = data or load_data(run)
             model = load_model(run)
-            family.setdefault(run.model, []).append(Trained(run, model, test(model, run, data)))
+            metrics = test(model, run, data)
+            family[run.model] = [*others, Trained(run, None if others else model, metrics)]
         except Exception as error:  # what is damaged, or of another version, can raise nearly anything
             left_out[str(run)] = reason(error)
     return family, data
@@ -118,7 +130,8 @@ def describe_colorizers(family: Family, data: FolderDataModule, save: Save, left
     tested = next(iter(family.values()))[0].metrics
     baselines = {
         name: {metric: Figure(tested[prefix + metric], num_seeds=0) for metric in COLORIZER_METRICS}
-        for name, prefix in BASELINES.items()
+        for name, prefix in PREFIXES.items()
+        if prefix
     }
     all_curves = {name: curves(several, "val/mse") for name, several in family.items()}
     rows = side_by_side({name: several[0].model for name, several in family.items()}, held_out(data, NUM_SHOWN))
@@ -127,9 +140,9 @@ def describe_colorizers(family: Family, data: FolderDataModule, save: Save, left
         "metrics": COLORIZER_METRICS,
         "table": [describe_model(several, figures[name], COLORIZER_METRICS) for name, several in family.items()],
         "baselines": {name: list(values.values()) for name, values in baselines.items()},
-        "claims": judge_claims(family, figures, baselines, data),
-        "all": save("loss of all", "val/mse of all models", draw_curves(all_curves, "val/mse", width=8)),
-        "losses": [save(f"loss {name}", name, draw_curves(losses(several), name)) for name, several in family.items()],
+        "claims": judge_claims(family, figures, data),
+        "all": save("loss of all", "val/mse of all models", curves_svg(all_curves, "val/mse", width=8)),
+        "losses": [save(f"loss {name}", name, curves_svg(losses(several), name)) for name, several in family.items()],
         "rows": [save(f"row {name}", name, grid(row, len(row))) for name, row in rows.items()],
         "films": films(family, "colorizations", save, left_out),
     }
@@ -138,7 +151,6 @@ def describe_colorizers(family: Family, data: FolderDataModule, save: Save, left
 def judge_claims(
     family: Family,
     figures: dict[str, dict[str, Figure]],
-    baselines: dict[str, dict[str, Figure]],
     data: FolderDataModule,
 ) -> list[Judged]:
     """Judge what the report claims, by those of its models that are there and have its settings."""
@@ -153,7 +165,7 @@ def judge_claims(
             ours, theirs = (family[there[one]][0].model for one in (number, other))
             by_number[number][f"difference from {other}"] = Figure(difference(ours, theirs, data))
     epochs = {number: family[name][0].run.num_epochs for number, name in there.items()}
-    return [judge(claim, by_number | baselines, epochs) for claim in CLAIMS]
+    return [judge(claim, by_number, epochs) for claim in CLAIMS]
 
 
 def side_by_side(models: dict[str, Colorizer], images: Tensor) -> dict[str, Tensor]:
@@ -171,7 +183,7 @@ def describe_vaes(family: Family, save: Save, left_out: dict[str, str]) -> dict[
         "table": [describe_model(several, summarize(several), VAE_METRICS) for several in family.values()],
         "metrics": VAE_METRICS,
         "losses": [
-            save(f"{term} {name}", f"{name}: {term}", draw_curves(losses(several, term), f"{name}: {term}"))
+            save(f"{term} {name}", f"{name}: {term}", curves_svg(losses(several, term), f"{name}: {term}"))
             for name, several in family.items()
             for term in terms
         ],
@@ -197,11 +209,11 @@ def describe_model(several: list[Trained], figures: dict[str, Figure], metrics: 
 
 def describe_data(data: FolderDataModule) -> dict[str, Any]:
     """Return what the store's manifest says in sum."""
-    counts, parts = data.store.counts, list(data.store.rows)
+    counts, parts = data.store.counts, data.store.parts
     return {
         "root": data.root or f"demo {data.kind}, drawn by the program",
         "size": data.size,
-        "parts": parts,
+        "parts": [part or "unknown" for part in parts],
         "findings": [
             (meaning, [counts[finding].get(part, 0) for part in parts])
             for finding, meaning in FINDINGS.items()
@@ -217,7 +229,7 @@ def summarize(several: list[Trained]) -> dict[str, Figure]:
         of |= {f"final {name}": curve[-1][1] for name, curve in one.run.history.items()}
         losses = [loss for _, loss in one.run.history["train/loss"]]
         of["final / first train/loss"] = losses[-1] / losses[0]
-    return {name: summary([of[name] for of in values]) for name in values[0]}
+    return {name: summary([of[name] for of in values]) for name in values[0] if all(name in of for of in values)}
 
 
 def summary(values: list[float]) -> Figure:
@@ -240,7 +252,7 @@ def films(family: Family, name: str, save: Save, left_out: dict[str, str]) -> li
         try:
             with Image.open(path) as strip:
                 strips.append(save(f"film {name} {model}", f"{model}: {name}", strip))
-        except OSError:  # it is not there, or a kill has cut it off
+        except (OSError, SyntaxError):  # it is not there, or a kill has cut it off
             left_out[f"{several[0].run}, film strip"] = f"'{path}' cannot be read"
     return strips
 

@@ -15,6 +15,7 @@ from vae import ConvVAE
 
 PICTURES = "report"  # the folder of the report's pictures, beside those of the models
 DATA = ("class_path", "root", "size")  # the settings of the data that all models of a kind share
+HOW_READ = ("num_workers", "on_device", "list_files")  # settings of the data that change nothing of a model
 Curve = list[tuple[int, float]]  # (epoch, value)
 
 
@@ -25,7 +26,7 @@ class StudyError(ValueError):
 class Run:
     """A model that is trained with a seed, in a folder of its own; of several runs there the newest counts.
 
-    Whatever is asked of it raises a StudyError if it is not there.
+    What is asked of a folder that is damaged can raise nearly anything.
 
     Attributes:
         folder: ``<study>/<model>/seed<seed>``.
@@ -37,6 +38,10 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.model}, seed {self.seed}"
+
+    @property
+    def has_begun(self) -> bool:
+        return any(self.folder.glob("*/checkpoints/last.ckpt"))
 
     @property
     def checkpoint(self) -> Path:
@@ -78,7 +83,8 @@ class Run:
     @property
     def recipe(self) -> tuple[Any, ...]:
         """What all seeds of a model share."""
-        return self.config["model"], self.config["data"], self.config["trainer"]["max_epochs"]
+        data = {name: value for name, value in self.config["data"]["init_args"].items() if name not in HOW_READ}
+        return self.config["model"], data, self.config["trainer"]["max_epochs"]
 
     @property
     def seconds(self) -> float | None:
@@ -101,6 +107,7 @@ class Run:
         needed = self.config["trainer"]["max_epochs"]
         if self.num_epochs < needed:
             raise StudyError(f"not finished: {self.num_epochs} of {needed} epochs")
+        _ = self.data, self.recipe, self.seconds  # which raise if they cannot be read
         if missing := {"train/loss", "val/loss"} - self.history.keys():
             raise StudyError(f"its {METRICS_FILE} has no {' and no '.join(sorted(missing))}")
 

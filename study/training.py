@@ -1,5 +1,6 @@
 """Training many models, each by train.py in a process of its own."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ import yaml
 from tqdm import tqdm
 
 from callbacks.resuming import interrupt
-from study.runs import Run, StudyError
+from study.runs import Run, StudyError, reason
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 1.0  # seconds between two looks at a run
 OURS = {  # options of train.py that have another name here
     "--trainer.max_epochs": "--epochs",
@@ -28,6 +30,8 @@ OURS = {  # options of train.py that have another name here
     "--data.init_args.size": "--size",
     "--seed_everything": "--seeds",
     "--trainer.default_root_dir": "--out",
+    "--config": "--configs",
+    "-c": "--configs",
 }
 
 
@@ -36,7 +40,7 @@ class Task(NamedTuple):
 
     run: Run
     num_epochs: int
-    data: dict[str, Any]  # root and size
+    settings: dict[str, dict[str, Any]]  # of data and model, that a run which is there already must have
     arguments: list[str]  # of train.py
 
 
@@ -52,15 +56,16 @@ def train_all(options: Namespace, more: list[str]) -> int:
     for device in visible_devices():
         devices.put(device)
     stopping = Event()
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # not SIGHUP under nohup
+    handlers = {number: signal.signal(number, interrupt) for number in heeded}
     with tqdm(total=sum(task.num_epochs for task in tasks), desc="Study", unit=" epochs") as bar:
 
         def train(task: Task) -> str:
             device = devices.get()
             try:
                 return train_one(task, device, stopping, bar)
-            except (StudyError, OSError) as error:
-                return f"{task.run}: {error}"
+            except Exception as error:  # of a folder that is damaged, or a full disk; the others go on
+                return f"{task.run}: {reason(error)}"
             finally:
                 devices.put(device)
 
@@ -108,7 +113,11 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
                 arguments.append(f"--trainer.max_epochs={options.epochs}")
             if options.scratch and "weights" in config["model"]["init_args"]:
                 arguments.append("--model.init_args.weights=null")
-            wanted = {name: {**config["data"]["init_args"], **given}[name] for name in ("root", "size")}
+            data = {**config["data"]["init_args"], **given}
+            wanted = {"data": {name: data[name] for name in ("root", "size")}}
+            if not any(option.startswith("--model") for option in more):  # which train.py compares when it goes on
+                scratch = {"weights": None} if options.scratch and "weights" in config["model"]["init_args"] else {}
+                wanted["model"] = config["model"]["init_args"] | scratch
             tasks.append(Task(run, options.epochs or config["trainer"]["max_epochs"], wanted, [*arguments, *more]))
     return tasks
 
@@ -131,18 +140,25 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     """Train a model that is not finished, keep the bar up to date, and return what went wrong, if anything.
 
     Raises:
-        StudyError: if it was begun with other images.
+        StudyError: if it was begun with other settings, or is in training already.
     """
     run, shown = task.run, advance(bar, task, 0)
-    begun = {name: run.data[name] for name in task.data} if shown else task.data
-    if begun != task.data:
-        raise StudyError(f"begun with {describe(begun)}, not {describe(task.data)}; choose another folder with --out")
+    for section, wanted in task.settings.items() if run.has_begun else ():
+        begun = run.config[section]["init_args"]
+        for name, value in wanted.items():
+            if begun[name] != value:
+                raise StudyError(f"begun with {name} {begun[name]}, not {value}; choose another folder with --out")
     if shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)
     names = {"WANDB_RUN_GROUP": run.folder.parents[1].name, "WANDB_NAME": str(run)}
     start = time.monotonic()
-    with run.log.open("wb") as log:
+    with run.log.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # train.py inherits it, and may outlive us
+        except BlockingIOError as error:
+            raise StudyError("in training already, by another process") from error
+        log.truncate(0)
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), "fit", *task.arguments],
             stdout=log,
@@ -165,14 +181,9 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     return f"{run}: not finished, exit status {status}. {mistakes[0]} ({run.log})"
 
 
-def describe(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
 def advance(bar: "tqdm[Any]", task: Task, shown: int) -> int:
     """Show the epochs of a run that are over, and return their number."""
-    has_begun = any(task.run.folder.glob("*/checkpoints/last.ckpt"))
-    over = min(task.run.num_epochs, task.num_epochs) if has_begun else 0
+    over = min(task.run.num_epochs, task.num_epochs) if task.run.has_begun else 0
     bar.update(over - shown)
     return over
 

@@ -175,6 +175,12 @@ def test_metadata_of_the_wrong_type_is_left_out(ckpt: Path, tmp_path: Path) -> N
         assert (result.size, dict(result.getexif())) == ((24, 40), {})
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_metadata_that_is_none_is_left_out(name: str, ckpt: Path, tmp_path: Path) -> None:
+    original = save(tmp_path / name, exif=b"Exif\0\0garbage", dpi=(72, 72))
+    assert read(run(ckpt, original) / name).exif == b""
+
+
 def test_what_pillow_calls_large_is_colorized(ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60 - 1)  # of which it warns; at twice as many it refuses
     assert read(run(ckpt, save(tmp_path / "a.png")) / "a.png").pixels.shape == (40, 60, 3)
