@@ -33,8 +33,6 @@ from vae import ConvVAE
 NUM_SHOWN = 8  # paintings that all models colorize
 COLORIZER_METRICS = ("mse", "mae", "psnr", "ssim", "ciede2000", "colorfulness_difference")
 VAE_METRICS = ("loss", "reconstruction", "kl", "psnr", "ssim")
-
-
 METRICS = """\
 mse, mae: squared and absolute errors of a and b, divided by 128. psnr (dB), ssim: of the RGB images, higher is better.
 ciede2000: how different the colors look; up to about 1 they can hardly be told apart. colorfulness difference: below 0

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 1.0  # seconds between two looks at a run
-OURS = {  # options of train.py that have another name here
+OURS = {  # options of train.py, and what they are here
     "--trainer.max_epochs": "--epochs",
     "--data.init_args.root": "--root",
     "--data.init_args.size": "--size",
@@ -32,6 +32,7 @@ OURS = {  # options of train.py that have another name here
     "--trainer.default_root_dir": "--out",
     "--config": "--configs",
     "-c": "--configs",
+    "--ckpt_path": "always last",
 }
 
 
@@ -111,13 +112,13 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
             ]
             if options.epochs:
                 arguments.append(f"--trainer.max_epochs={options.epochs}")
-            if options.scratch and "weights" in config["model"]["init_args"]:
+            data, model = {**config["data"]["init_args"], **given}, config["model"]["init_args"]
+            if options.scratch and "weights" in model:
                 arguments.append("--model.init_args.weights=null")
-            data = {**config["data"]["init_args"], **given}
+                model = {**model, "weights": None}
             wanted = {"data": {name: data[name] for name in ("root", "size")}}
             if not any(option.startswith("--model") for option in more):  # which train.py compares when it goes on
-                scratch = {"weights": None} if options.scratch and "weights" in config["model"]["init_args"] else {}
-                wanted["model"] = config["model"]["init_args"] | scratch
+                wanted["model"] = model
             tasks.append(Task(run, options.epochs or config["trainer"]["max_epochs"], wanted, [*arguments, *more]))
     return tasks
 
