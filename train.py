@@ -34,6 +34,7 @@ from callbacks.resuming import interrupt
 from cli import StrictParser
 from colorization.networks import WeightsError
 from datamodules.store import DataError
+from vae.metrics import FeaturesError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 DEFAULTS = str(Path(__file__).parent / "configs" / "defaults.yaml")
@@ -44,6 +45,7 @@ QUIET = (  # warnings that tell the user nothing
     "You're resuming from a checkpoint that ended before the epoch ended",  # where the data goes on, too
     "The .* does not have many workers",  # a store needs none
     "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own
+    "Metric `Kernel Inception Distance` will save all extracted features",  # a few MB
     "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
 )
 said_by_lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -218,7 +220,7 @@ def main(args: ArgsType = None) -> PigmentCLI:
             parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in LightningCLI.subcommands()},
             args=args,
         )
-    except (DataError, WeightsError, CheckpointError, NotFiniteError) as error:
+    except (DataError, WeightsError, FeaturesError, CheckpointError, NotFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         rank = rank_zero_only.rank  # type: ignore[attr-defined]
         # the launcher kills the first process 5 s after another has failed, which here all have

@@ -57,7 +57,7 @@ class VAE(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.encoder, self.decoder = ConvEncoder(image_size, 2048), ConvDecoder(image_size, 2048)
+        self.encoder, self.decoder = ConvEncoder(image_size, 2048), ConvDecoder(image_size, 2048, "none")
 
     def loss(self, images: Tensor) -> Tensor:
         mean, log_variance = (output.float() for output in self.encoder(images))

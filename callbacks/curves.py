@@ -1,5 +1,6 @@
 """Loss curves, train against validation, as one chart that grows with the run."""
 
+import math
 from io import BytesIO
 from typing import Any
 
@@ -47,8 +48,10 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     terms = [term for term in terms if f"val/{term}" in history]
     # an error that is the loss needs no second panel
     terms = [term for term in terms if term == "loss" or history[f"train/{term}"] != history.get("train/loss")]
-    figure = Figure(figsize=(5 * len(terms), 4), layout="constrained", dpi=100)
-    for axes, term in zip(figure.subplots(ncols=len(terms), squeeze=False)[0], terms, strict=True):
+    columns, rows = min(3, len(terms)), math.ceil(len(terms) / 3)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained", dpi=100)
+    for place, term in enumerate(terms, start=1):
+        axes = figure.add_subplot(rows, columns, place)
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
         axes.set(title=term, xlabel="epoch", yscale="log")  # or the first epoch would flatten all others

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -16,29 +17,28 @@ from callbacks.media import media_folder, publish
 from callbacks.resuming import Interrupted
 from colorization.files import has_own_format
 from colorization.pictures import colorize_files
+from evaluation import evaluating
 
 COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
+MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels, of a map of the latent space and of each image on it
+MAP_IMAGES = 300
 FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
 
 
-class EpochImages(Callback, ABC):
-    """A grid of images after an epoch's validation, and at the end of the run a film strip: a row for each grid.
+class EpochPicture(Callback, ABC):
+    """A picture after an epoch's validation: ``media/<name>/epoch_0000.png`` and so on.
 
-    The grids are ``media/<name>/epoch_0000.png`` and so on, the strip is ``media/<name>.png``.
     What a subclass draws must neither change the model nor use the global random state.
 
     Args:
-        every_n_epochs: between two grids; the last of ``max_epochs`` has one in any case.
+        every_n_epochs: between two pictures; the last of ``max_epochs`` has one in any case.
 
     Raises:
         ValueError: if ``every_n_epochs`` is not positive.
     """
 
     name: str
-    num_rows: int
-    film_row: int  # of each grid, which the film strip shows
-    fixed_rows: ClassVar[dict[int, str]] = {}  # what those rows show that are the same in all grids
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
@@ -46,8 +46,8 @@ class EpochImages(Callback, ABC):
         self.every_n_epochs = every_n_epochs
 
     @abstractmethod
-    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
-        """Return (num_rows * columns, 3, H, W) in [0, 1]."""
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        """Draw it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.media = media_folder(trainer)
@@ -56,9 +56,24 @@ class EpochImages(Callback, ABC):
         epoch = trainer.current_epoch
         due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
         if due and trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
-            images = self.draw(trainer, pl_module)
             path = self.media / self.name / f"epoch_{epoch:04d}.png"
-            publish(grid(images, len(images) // self.num_rows), path, trainer, self.name)
+            publish(self.picture(trainer, pl_module), path, trainer, self.name)
+
+
+class EpochImages(EpochPicture):
+    """A grid of images after an epoch, and at the end of the run a film strip, ``media/<name>.png``: a row of each."""
+
+    num_rows: int
+    film_row: int  # of each grid, which the film strip shows
+    fixed_rows: ClassVar[dict[int, str]] = {}  # what those rows show that are the same in all grids
+
+    @abstractmethod
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        """Return (num_rows * columns, 3, H, W) in [0, 1]."""
+
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        images = self.draw(trainer, pl_module)
+        return grid(images, len(images) // self.num_rows)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         grids = sorted((self.media / self.name).glob("epoch_*.png"))
@@ -99,14 +114,35 @@ class LogColorizations(EpochImages):
 
 
 class LogSamples(EpochImages):
-    """New images, decoded from the same latents after every epoch."""
+    """New images, decoded from the same noise after every epoch.
+
+    On the left their latents are drawn from the prior; on the right from a mixture of Gaussians, where
+    :class:`callbacks.FitSamplers` has fitted one to the codes of the training images.
+    """
 
     name = "samples"
     num_rows = 4
     film_row = 0
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
-        return pl_module.sample(self.num_rows * COLUMNS, seed=0)
+        number = self.num_rows * COLUMNS
+        prior = pl_module.sample(number, seed=0)
+        if pl_module.codes is None:
+            return prior
+        gap = torch.ones_like(prior[: self.num_rows])
+        halves = [prior, gap, pl_module.sample(number, seed=0, sampler="mixture")]
+        return torch.cat([half.unflatten(0, (self.num_rows, -1)) for half in halves], dim=1).flatten(0, 1)
+
+
+class LogLatentMap(EpochPicture):
+    """A map of the latent space: validation images, ever the same ones, where their codes lie."""
+
+    name = "latent_map"
+
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        images = validation_images(trainer, MAP_IMAGES)
+        with evaluating(pl_module):
+            return latent_map(images, pl_module.encode(images)[0])
 
 
 class SavePredictions(Callback):
@@ -146,9 +182,9 @@ class SaveColorized(Callback):
         colorize_files(pl_module, outputs)
 
 
-def validation_images(trainer: Trainer) -> Tensor:
-    """Return up to COLUMNS images from all over the validation set, ever the same ones, on the device."""
-    return trainer.strategy.batch_to_device(spread_out(trainer.val_dataloaders.dataset, COLUMNS))  # type: ignore[union-attr]
+def validation_images(trainer: Trainer, number: int = COLUMNS) -> Tensor:
+    """Return up to ``number`` images from all over the validation set, ever the same ones, on the device."""
+    return trainer.strategy.batch_to_device(spread_out(trainer.val_dataloaders.dataset, number))  # type: ignore[union-attr]
 
 
 def spread_out(images: Dataset[Tensor], number: int) -> Tensor:
@@ -161,6 +197,19 @@ def spread_out(images: Dataset[Tensor], number: int) -> Tensor:
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Lay images (B, 3, H, W) in [0, 1] out in rows, as 8-bit RGB."""
     return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
+
+
+def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
+    """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
+    codes = codes.cpu() - codes.cpu().mean(dim=0)
+    places = codes @ torch.linalg.svd(codes, full_matrices=False).Vh[:2].T
+    places = F.pad(places, (0, 2 - places.shape[1]))  # of a single image or latent there is one component
+    margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
+    places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # both to one scale
+    canvas = Image.new("RGB", (MAP_SIZE, MAP_SIZE), "white")
+    for image, (x, y) in zip(images.cpu(), places.tolist(), strict=True):
+        canvas.paste(to_pil_image(image).resize((MAP_THUMBNAIL, MAP_THUMBNAIL)), (round(x), round(y)))
+    return canvas
 
 
 def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: dict[int, str]) -> Image.Image:

@@ -20,8 +20,8 @@ class StopWhenNotFinite(Callback):
     """End the run before a step for which the loss or a gradient is not finite.
 
     The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (but BatchNorm's statistics
-    have seen its batch), and for each process the batch with the paths of its images. Infinite gradients under a
-    GradScaler (16-mixed) are left to that.
+    and a decoder's variance have seen its batch), and for each process the batch with the paths of its images. Infinite
+    gradients under a GradScaler (16-mixed) are left to that.
 
     Raises:
         NotFiniteError: in training.

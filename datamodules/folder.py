@@ -151,9 +151,13 @@ class FolderDataModule(LightningDataModule, ABC):
         return self._evaluation_loader(self._test_part())
 
     def predict_dataloader(self) -> DataLoader[Tensor]:
-        images = Images(self.store, self._test_part(), self.on_device)
+        images = self.images(self._test_part())
         num_processes, rank = self._processes()
         return self._loader(images, batch_size=self.batch_size, sampler=range(rank, len(images), num_processes))
+
+    def images(self, part: Part) -> "Images":
+        """Return the images of a part, in the order of the manifest and not flipped."""
+        return Images(self.store, part, self.on_device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what makes the batches of an epoch what they are."""
@@ -199,7 +203,7 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def _evaluation_loader(self, part: Part) -> DataLoader[Tensor]:
         """Deal each image to one process, and to all the same number of batches: they wait for each other in each."""
-        images = Images(self.store, part, self.on_device)
+        images = self.images(part)
         num_processes, rank = self._processes()
         num_batches = math.ceil(len(images) / num_processes / self.batch_size)
         batches = np.array_split(np.arange(rank, len(images), num_processes), num_batches)

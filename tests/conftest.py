@@ -8,7 +8,8 @@ import pytest
 import torch
 import wandb
 
-from tests.world import live_in, write_fruits, write_paintings
+from tests.world import live_in, tiny, write_fruits, write_paintings
+from train import PigmentCLI, main
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning 2.6 calls it as before its version 4.49
 
@@ -37,3 +38,15 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
     return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture(scope="session")
+def vae_run(tmp_path_factory: pytest.TempPathFactory) -> PigmentCLI:
+    """Three epochs of a VAE on fruits, which tests only read."""
+    folder = tmp_path_factory.mktemp("vae_run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        live_in(folder, monkeypatch)
+        root = f"--trainer.default_root_dir={folder / 'runs'}"
+        run = main(tiny("fit", write_fruits(folder / "fruits"), root, "--trainer.max_epochs=3"))
+        assert run.datamodule.images("train")  # opened here, where its cache is
+        return run

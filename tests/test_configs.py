@@ -70,7 +70,15 @@ def test_colorizers_differ_in_nothing_else(name: str) -> None:
 
 def test_the_vae_config_is_the_reports() -> None:
     config = read(CONFIGS / "vae.yaml")
-    assert config["model"] == {"class_path": "vae.ConvVAE", "init_args": {"latent_dim": 2048, "lr": 0.001}}
+    recipe = {
+        "latent_dim": 2048,
+        "lr": 0.001,
+        "lr_schedule": "constant",
+        "likelihood": "fixed",
+        "kl_warmup_steps": 0,
+        "activation": "none",
+    }
+    assert config["model"] == {"class_path": "vae.ConvVAE", "init_args": recipe}
     expected = {"root": None, "size": 100, "batch_size": 64, "num_workers": 0, "seed": 0}
     assert config["data"]["init_args"].items() >= expected.items()
     assert config["trainer"]["max_epochs"] == 5

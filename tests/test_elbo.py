@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from vae.elbo import kl_divergence, squared_error
+from vae.elbo import MIN_VARIANCE, bits_per_dim, gaussian_nll, kl_divergence, squared_error
 
 
 def test_kl_agrees_with_torch_distributions() -> None:
@@ -25,6 +27,24 @@ def test_squared_error_is_the_sum_over_each_image() -> None:
     expected = [((reconstruction[i] - images[i]) ** 2).sum() for i in range(4)]
     got = squared_error(torch.tensor(reconstruction), torch.tensor(images))
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_nll_is_that_of_a_gaussian_in_gray_levels() -> None:
+    images, reconstruction, variance = torch.rand(4, 3, 5, 5), torch.rand(4, 3, 5, 5), torch.tensor(0.03)
+    found = gaussian_nll(squared_error(reconstruction, images), variance, num_values=75)
+    gaussian = Normal(255 * reconstruction, 255 * variance.sqrt())
+    torch.testing.assert_close(found, -gaussian.log_prob(255 * images).sum(dim=(1, 2, 3)))
+
+
+def test_nll_is_least_at_the_mean_squared_error_and_never_negative() -> None:
+    error, variances = torch.tensor(12.0), torch.logspace(-6, 0, 601)
+    likeliest = variances[gaussian_nll(error, variances, num_values=300).argmin()]
+    assert likeliest.item() == pytest.approx(12 / 300, rel=0.02)
+    assert gaussian_nll(torch.tensor(0.0), torch.tensor(MIN_VARIANCE), 300).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_gray_levels_that_are_equally_likely_take_8_bits() -> None:
+    assert bits_per_dim(torch.tensor(192 * math.log(256)), 192).item() == pytest.approx(8)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
+from torch import Tensor
 
 from callbacks import LogSamples
-from callbacks.images import COLUMNS, MARGIN, EpochImages, film_strip
+from callbacks.images import COLUMNS, MAP_THUMBNAIL, MARGIN, EpochImages, film_strip, latent_map
 from colorization.pictures import colorize
 from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
@@ -30,28 +31,47 @@ def cells(picture: np.ndarray) -> np.ndarray:
     return np.array(inner)
 
 
-@pytest.fixture
-def run(fruits: Path) -> PigmentCLI:
-    return main(tiny("fit", fruits, "--trainer.max_epochs=3"))
-
-
-def test_the_same_validation_images_stand_over_their_reconstructions(run: PigmentCLI) -> None:
-    pictures = [cells(read(run.run_folder / "media" / "reconstructions" / f"epoch_000{n}.png")) for n in range(3)]
-    run.datamodule.setup("validate")
-    images = torch.stack(list(run.datamodule.val_dataloader().dataset))  # fewer than a row takes: all of them
+def test_the_same_validation_images_stand_over_their_reconstructions(vae_run: PigmentCLI) -> None:
+    pictures = [cells(read(vae_run.run_folder / "media" / "reconstructions" / f"epoch_000{n}.png")) for n in range(3)]
+    images = torch.stack([*vae_run.datamodule.images("val")])  # fewer than a row takes: all of them
     for picture in pictures:
         assert (picture[0] == images.permute(0, 2, 3, 1).numpy()).all()
-    reconstructed = run.model.reconstruct(images / 255).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    reconstructed = vae_run.model.reconstruct(images / 255).mul(255).byte().permute(0, 2, 3, 1).numpy()
     assert np.abs(pictures[-1][1].astype(int) - reconstructed).max() <= 1
     assert not (pictures[0][1] == pictures[1][1]).all()
 
 
-def test_samples_are_the_same_latents_decoded_anew(run: PigmentCLI) -> None:
-    pictures = [cells(read(run.run_folder / "media" / "samples" / f"epoch_000{number}.png")) for number in range(3)]
-    assert pictures[0].shape == (4, COLUMNS, 16, 16, 3)
-    expected = run.model.sample(4 * COLUMNS, seed=0).mul(255).byte().permute(0, 2, 3, 1).numpy()
-    assert np.abs(pictures[-1].reshape(expected.shape).astype(int) - expected).max() <= 1
+def test_samples_are_the_same_latents_decoded_anew(vae_run: PigmentCLI) -> None:
+    pictures = [cells(read(vae_run.run_folder / "media" / "samples" / f"epoch_000{number}.png")) for number in range(3)]
+    assert pictures[0].shape == (4, COLUMNS + 1 + COLUMNS, 16, 16, 3)
+    for sampler, columns in {"normal": np.s_[:, :COLUMNS], "mixture": np.s_[:, COLUMNS + 1 :]}.items():
+        expected = vae_run.model.sample(4 * COLUMNS, 0, sampler).mul(255).byte().permute(0, 2, 3, 1).numpy()
+        assert np.abs(pictures[-1][columns].reshape(expected.shape).astype(int) - expected).max() <= 1
     assert not (pictures[0] == pictures[1]).all()
+
+
+def test_each_epoch_has_a_map_of_validation_images(vae_run: PigmentCLI) -> None:
+    canvas = read(vae_run.run_folder / "media" / "latent_map" / "epoch_0002.png")
+    images = torch.stack([*vae_run.datamodule.images("val")]) / 255
+    expected = latent_map(images, vae_run.model.eval().encode(images)[0].detach())
+    assert np.abs(canvas.astype(int) - np.asarray(expected)).mean() < 1
+    assert not (canvas == read(vae_run.run_folder / "media" / "latent_map" / "epoch_0000.png")).all()
+
+
+def test_on_the_map_images_lie_as_far_apart_as_their_codes() -> None:
+    colors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    codes = torch.zeros(3, 5)
+    codes[:, [1, 3]] = torch.tensor([[0.0, 0], [3, 0], [0, 4]])
+    canvas = np.asarray(latent_map(colors[..., None, None].expand(3, 3, 8, 8), codes))
+    places = np.array([np.argwhere((canvas == 255 * color.numpy()).all(axis=2)).mean(axis=0) for color in colors])
+    near, far, diagonal = (np.hypot(*(places[i] - places[j])) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert (far / near, diagonal / near) == pytest.approx((4 / 3, 5 / 3), abs=0.01)
+    assert min(places.min(), (999 - places).min()) == pytest.approx(MAP_THUMBNAIL / 2, abs=1)  # and fill it
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(2, 4), torch.rand(1, 4), torch.rand(3, 1)])
+def test_there_is_a_map_of_few_images_or_latents(codes: Tensor) -> None:
+    assert latent_map(torch.rand(len(codes), 3, 8, 8), codes).size == (1000, 1000)
 
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
@@ -87,8 +107,8 @@ def rgb2gray_of_lightness(images: np.ndarray) -> np.ndarray:
     return lab2rgb(lab)[..., 0]
 
 
-def test_film_strips_have_a_row_for_each_epoch(run: PigmentCLI) -> None:
-    media = run.run_folder / "media"
+def test_film_strips_have_a_row_for_each_epoch(vae_run: PigmentCLI) -> None:
+    media = vae_run.run_folder / "media"
     for name, film_row in {"reconstructions": 1, "samples": 0}.items():
         grids = [read(media / name / f"epoch_000{number}.png") for number in range(3)]
         strip = read(media / f"{name}.png")[:, -grids[0].shape[1] :]

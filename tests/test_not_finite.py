@@ -61,7 +61,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_and_images(
     fruits: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = stopped(capfd, "what: image", tiny("fit", fruits))
-    assert "not finite in step 6 (epoch 1, batch 2): train/loss, train/reconstruction, train/kl. Its 4 images: " in said
+    terms = "train/loss, train/reconstruction, train/kl, train/kl_per_latent, train/bits_per_dim"
+    assert f"not finite in step 6 (epoch 1, batch 2): {terms}. Its 4 images: " in said
     check(next(Path("runs").iterdir()), said, FruitsDataModule(str(fruits), size=16, batch_size=4))
 
 

@@ -1,5 +1,6 @@
 """Several processes train as one does."""
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from torch.multiprocessing import ProcessRaisedException
 
 import train
 from datamodules.folder import Order
-from tests.test_resuming import COLORIZER, metrics, only, run, run_two
+from tests.test_resuming import CALIBRATED, COLORIZER, metrics, only, run, run_two
+from tests.test_samples import SAMPLERS, last, measuring, results
 from tests.world import tiny, write_painting
 
 
@@ -53,6 +55,31 @@ def test_they_train_the_other_networks_too(name: str, odd: Path) -> None:
     losses = [float(row["val/loss"]) for row in metrics(only("runs")) if row["val/loss"]]
     assert len(losses) == 2
     assert all(0 < loss < 1 for loss in losses)
+
+
+def test_they_share_one_variance(fruits: Path) -> None:
+    one_step = [  # of three
+        "--trainer.limit_train_batches=0.34",
+        "--trainer.max_epochs=1",
+        "--data.init_args.batch_size=2",
+    ]
+    assert run_two(tiny("fit", fruits, *one_step, config=CALIBRATED)) == 0
+    found = {name: float(value) for row in metrics(only("runs")) for name, value in row.items() if value}
+    # the mean over the processes of the likelihood, each at a variance of its own, would be less
+    likeliest = 3 * 16**2 / 2 * (1 + math.log(2 * math.pi * found["train/sigma"] ** 2))
+    assert found["train/reconstruction"] == pytest.approx(likeliest, rel=1e-6)
+    assert found["val/sigma"] == pytest.approx(found["train/sigma"])
+
+
+def test_they_measure_samples_as_one_does(vae_run: train.PigmentCLI) -> None:
+    color = {"class_path": "tests.test_samples.Color"}
+    config = measuring(num_samples=512, features=color)  # of which each process draws a batch that one draws, too
+    arguments = tiny("test", vae_run.datamodule.folder, f"--ckpt_path={last(vae_run)}", config=config)
+    assert run(arguments) == 0
+    assert run_two([*arguments, "--trainer.default_root_dir=two"]) == 0
+    one, two = results(only("runs")), results(only("two"))
+    for name in (f"{sampler}_{measure}" for sampler in SAMPLERS for measure in ("fid", "density", "nearer_than_real")):
+        assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 
 def test_they_count_each_validation_image_once(odd: Path) -> None:

@@ -19,7 +19,7 @@ from tests.world import CONFIGS, read_wandb, tiny
 from train import main
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
-VAE = CONFIGS / "vae.yaml"
+VAE, CALIBRATED = CONFIGS / "vae.yaml", CONFIGS / "vae_calibrated.yaml"
 GO_ON = "--ckpt_path=last"
 
 
@@ -124,14 +124,14 @@ STOPS = (  # one after the other, all in one run
     ("config", "more"),
     [
         (VAE, ["--data.init_args.num_workers=2"]),
-        (VAE, ["--trainer.precision=bf16-mixed"]),
+        (CALIBRATED, ["--trainer.precision=bf16-mixed"]),
         (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
         (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
         (COLORIZER, ["--trainer.val_check_interval=0.5"]),
     ],
     ids=[
         "vae-workers",
-        "vae-bf16",
+        "calibrated-bf16",
         "colorizer-bf16-workers",
         "colorizer-accumulating",
         "colorizer-often",
@@ -141,7 +141,7 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    root = fruits if config == VAE else paintings
+    root = paintings if config == COLORIZER else fruits
     arguments = tiny("fit", root, "--trainer.max_epochs=3", *more, config=config)
     assert run(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
@@ -152,14 +152,14 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
 
 @pytest.mark.parametrize(
     ("config", "more"),
-    [(VAE, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]), (COLORIZER, [])],
-    ids=["vae-bf16-workers", "colorizer"],
+    [(CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]), (COLORIZER, [])],
+    ids=["calibrated-bf16-workers", "colorizer"],
 )
 def test_two_processes_that_are_stopped_end_as_if_they_were_not(
     config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    root = fruits if config == VAE else paintings
+    root = paintings if config == COLORIZER else fruits
     arguments = tiny("fit", root, "--data.init_args.batch_size=2", *more, config=config)
     assert run_two(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]

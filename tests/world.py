@@ -104,7 +104,11 @@ def damaged_exif(orientation: int) -> bytes:
     return exif.tobytes().replace(b"\x01\x0e\x00\x02", b"\x01\x1a\x00\x02")  # a description becomes a resolution
 
 
-MINIATURE = {"vae.yaml": "--model.init_args.latent_dim=4", "7_resnet_adam.yaml": "--model.init_args.weights=null"}
+MINIATURE = {
+    "vae.yaml": "--model.init_args.latent_dim=4",
+    "vae_calibrated.yaml": "--model.init_args.latent_dim=4",
+    "7_resnet_adam.yaml": "--model.init_args.weights=null",
+}
 
 
 def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml") -> list[str]:

@@ -1,13 +1,17 @@
 """The two terms of the evidence lower bound, one value for each image, in float32 whatever the precision."""
 
+import math
+
 import torch
 from torch import Tensor
+
+MIN_VARIANCE = 1 / (2 * math.pi * 255**2)  # a Gaussian of it is nowhere denser than 1 per gray level
 
 
 def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Sum of squared errors over an image's pixels and channels.
 
-    Up to scale and constant the negative log-likelihood of a Gaussian decoder with variance 1/2.
+    Up to a constant the negative log-likelihood of a Gaussian decoder with variance 1/2.
 
     Args:
         reconstruction: (B, 3, H, W), of any range.
@@ -21,6 +25,28 @@ def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
     """
     _check_same_shape("reconstruction and images", reconstruction, images)
     return (reconstruction.float() - images.float()).square().flatten(1).sum(dim=1)
+
+
+def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
+    """Negative log-likelihood of images under a Gaussian decoder that has one variance for all values.
+
+    Its minimum over the variance is at the mean squared error of a value: the optimal sigma of Rybkin, Daniilidis
+    & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders", equation 7.
+
+    Args:
+        error: (B,), sum of squared errors over an image's values, which are in [0, 1].
+        variance: of a value about its reconstruction, broadcast against ``error``.
+        num_values: of an image, pixels times channels.
+
+    Returns:
+        (B,), in nats, of values in gray levels, 0 to 255: never negative for a variance of MIN_VARIANCE or more.
+    """
+    return 0.5 * (error / variance + num_values * (2 * math.pi * 255**2 * variance).log())
+
+
+def bits_per_dim(nats: Tensor, num_values: int) -> Tensor:
+    """Convert nats of an image of gray levels to bits for each of its values: 8 is what they take as they are."""
+    return nats / (num_values * math.log(2))
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

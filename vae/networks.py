@@ -1,8 +1,14 @@
 """The ConvVAE's encoder and decoder, layer by layer as the report lists them."""
 
+from collections.abc import Callable
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 HIDDEN = 2048
+Activation = Literal["none", "sigmoid"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"none": lambda values: values, "sigmoid": torch.sigmoid}
 
 
 class ConvEncoder(nn.Module):
@@ -27,9 +33,9 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Sequential):
-    """Map latents (B, latent_dim) to images (B, 3, S, S). No activation at the end: values leave [0, 1]."""
+    """Map latents (B, latent_dim) to images (B, 3, S, S), float32. Without an activation values leave [0, 1]."""
 
-    def __init__(self, image_size: int, latent_dim: int) -> None:
+    def __init__(self, image_size: int, latent_dim: int, activation: Activation) -> None:
         side = image_size // 4
         super().__init__(
             linear(latent_dim, HIDDEN),  # fc3
@@ -40,6 +46,10 @@ class ConvDecoder(nn.Sequential):
             deconv(32, 16, stride=2),  # conv7: (B, 16, S, S)
             nn.ConvTranspose2d(16, 3, kernel_size=3, padding=1, bias=False),  # conv8: (B, 3, S, S)
         )
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.activation(super().forward(latents).float())  # in bfloat16 white would be a gray level wide
 
 
 def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:

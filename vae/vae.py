@@ -1,17 +1,23 @@
 """How the ConvVAE learns, and what it can do once it has."""
 
+import math
+from typing import Any, Literal
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from evaluation import evaluating, exact_float32, log_means
-from vae.elbo import kl_divergence, squared_error
-from vae.networks import ConvDecoder, ConvEncoder
+from vae.codes import Codes, NotFittedError, Sampler
+from vae.elbo import MIN_VARIANCE, bits_per_dim, gaussian_nll, kl_divergence, squared_error
+from vae.networks import Activation, ConvDecoder, ConvEncoder
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # exp stays finite in float32 and far from any variance that is of use
+MOMENTUM = 0.1  # of the running variance, as BatchNorm's
 
 
 class ConvVAE(LightningModule):
@@ -19,30 +25,53 @@ class ConvVAE(LightningModule):
 
     While training, the decoder sees a draw from the posterior; in validation and test its mean,
     so that these are repeatable. ``loss = reconstruction + kl``, each the mean over the images of
-    a batch of the sum over an image's pixels or latents.
+    a batch of the sum over an image's pixels or latents. The defaults are the report's recipe.
 
     Args:
         image_size: height and width of the images, in pixels; a multiple of 4.
         latent_dim: number of latents.
-        lr: learning rate of Adam, constant through training.
+        lr: learning rate of Adam.
+        likelihood: of the decoder, a Gaussian. ``fixed``: its variance is 1/2, so that ``reconstruction`` is the
+            squared error. ``optimal``: the variance is the mean squared error of each step's images, and
+            ``reconstruction`` the negative log-likelihood; in evaluation it is a running mean over the steps.
+        activation: at the end of the decoder.
+        kl_warmup_steps: the KL divergence's weight grows from 0 to 1 over so many steps; only in training.
+        lr_schedule: ``cosine`` lets the learning rate fall to 0 over the run.
 
     Raises:
-        ValueError: if ``image_size`` is not a positive multiple of 4, or another number is not positive.
+        ValueError: if ``image_size`` is not a positive multiple of 4, or another number is too small.
     """
 
-    def __init__(self, image_size: int, latent_dim: int, lr: float) -> None:
+    variance: Tensor  # (), of the decoder's Gaussian; where it is optimal, what the last steps have found
+
+    def __init__(
+        self,
+        image_size: int,
+        latent_dim: int,
+        lr: float,
+        likelihood: Literal["fixed", "optimal"] = "fixed",
+        activation: Activation = "none",
+        kl_warmup_steps: int = 0,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+    ) -> None:
         super().__init__()
         if image_size <= 0 or image_size % 4:
             raise ValueError(
                 f"ConvVAE halves images twice and doubles them twice, so their size must be a multiple of 4, "
                 f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
             )
-        if latent_dim < 1 or not lr > 0:
-            raise ValueError(f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0.")
+        if latent_dim < 1 or not lr > 0 or kl_warmup_steps < 0:
+            raise ValueError(
+                f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0; "
+                f"kl_warmup_steps is {kl_warmup_steps}, needs 0 or more."
+            )
         self.save_hyperparameters()
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
+        self.likelihood, self.kl_warmup_steps, self.lr_schedule = likelihood, kl_warmup_steps, lr_schedule
         self.encoder = ConvEncoder(image_size, latent_dim)
-        self.decoder = ConvDecoder(image_size, latent_dim)
+        self.decoder = ConvDecoder(image_size, latent_dim, activation)
+        self.register_buffer("variance", torch.tensor(0.5))
+        self.codes: Codes | None = None  # of the training images, as last fitted
         self.to(memory_format=torch.channels_last)  # convolutions are faster
         quality: dict[str, Metric | MetricCollection] = {
             "psnr": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
@@ -67,17 +96,53 @@ class ConvVAE(LightningModule):
         with evaluating(self):
             return self.decode(self.encode(images)[0])
 
-    def sample(self, num_images: int, seed: int) -> Tensor:
-        """Decode draws from the prior: new images (num_images, 3, S, S) in [0, 1], the same for the same seed."""
+    def sample(self, num_images: int, seed: int, sampler: Sampler = "normal") -> Tensor:
+        """Decode random latents: new images (num_images, 3, S, S) in [0, 1], the same for the same seed.
+
+        Args:
+            sampler: ``normal`` draws latents from the prior, ``gaussian`` and ``mixture`` from what
+                :class:`callbacks.FitSamplers` or ``python -m vae fit`` has fitted to the codes of the training images.
+
+        Raises:
+            NotFittedError: if nothing was.
+        """
         # drawn on the CPU, so that a seed gives the same latents on every device
-        latents = torch.randn(num_images, self.latent_dim, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn(num_images, self.latent_dim, generator=generator)
+        if sampler != "normal":
+            latents = self.fitted_codes().draw(latents, sampler, generator)
         with evaluating(self):
             return self.decode(latents.to(self.device))
+
+    def fitted_codes(self) -> Codes:
+        """Return the distribution of the training images' codes.
+
+        Raises:
+            NotFittedError: if none was fitted.
+        """
+        if self.codes is None:
+            raise NotFittedError(
+                "nothing was fitted to the codes of this VAE's training images yet, so its only sampler is 'normal'. "
+                "Train with callbacks.FitSamplers, or fit a checkpoint by python -m vae fit."
+            )
+        return self.codes
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["codes"] = self.codes and self.codes._asdict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        fitted = checkpoint.get("codes")
+        self.codes = fitted and Codes(**fitted)
 
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         mean, log_variance = self.encode(images)
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        loss = self._log_loss("train", images, self.decoder(latents), mean, log_variance)
+        error = squared_error(self.decoder(latents), images).mean()
+        kl = kl_divergence(mean, log_variance).mean()
+        # detached: by its optimum the gradient of the likelihood does not change
+        variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
+        kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
+        loss = self._log_loss("train", error, kl, variance, kl_weight, len(images))
         self.log("train/loss_step", loss, prog_bar=True)
         return loss
 
@@ -93,22 +158,47 @@ class ConvVAE(LightningModule):
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
 
-    def configure_optimizers(self) -> Adam:
+    def configure_optimizers(self) -> Any:
         # fused takes a seventh of the time on a CPU, but Lightning cannot clip its gradients under mixed precision
-        return Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None)
+        optimizer = Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None)
+        if self.lr_schedule == "constant":
+            return optimizer
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, self._cosine), "interval": "step"}]
+
+    def _cosine(self, step: int) -> float:
+        """Return the share of ``lr`` after a number of steps."""
+        # asked only once there are steps: counting them all makes Lightning build the loader of the training images,
+        # which before a checkpoint is restored would begin at its first batch
+        return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
+
+    def _calibrate(self, error: Tensor) -> Tensor:
+        """Return the variance at which a step's images, in all processes, are likeliest, and remember it."""
+        num_values = 3 * self.image_size**2
+        optimal = self.trainer.strategy.reduce(error / num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
+        self.variance.lerp_(optimal, max(MOMENTUM, 1 / (self.trainer.global_step + 1)))
+        return optimal
 
     def _evaluate(self, stage: str, images: Tensor) -> Tensor:
         """Log the loss for the posterior's mean, and return its decoding."""
         mean, log_variance = self.encode(images)
         reconstruction = self.decoder(mean)
-        self._log_loss(stage, images, reconstruction, mean, log_variance)
+        error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
+        self._log_loss(stage, error, kl, self.variance, 1.0, len(images))
         return reconstruction
 
     def _log_loss(
-        self, stage: str, images: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor
+        self, stage: str, error: Tensor, kl: Tensor, variance: Tensor, kl_weight: float, num_images: int
     ) -> Tensor:
-        error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
-        loss = error + kl
-        terms = {"loss": loss, "reconstruction": error, "kl": kl}
-        log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, len(images))
-        return loss
+        num_values = 3 * self.image_size**2
+        nll = gaussian_nll(error, variance, num_values)
+        reconstruction = nll if self.likelihood == "optimal" else error
+        terms = {
+            "loss": reconstruction + kl_weight * kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "kl_per_latent": kl / self.latent_dim,
+            "sigma": 255 * variance.sqrt(),  # gray levels
+            "bits_per_dim": bits_per_dim(nll + kl, num_values),
+        }
+        log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, num_images)
+        return terms["loss"]

@@ -1,0 +1,127 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy.linalg import sqrtm
+from torch import Tensor, nn
+
+from tests.world import CONFIGS, tiny
+from train import PigmentCLI, main
+from vae import ConvVAE
+from vae.codes import fit_codes
+from vae.metrics import DensityCoverage, NearerThanReal
+
+SAMPLERS = ("normal", "gaussian", "mixture")
+
+
+class Color(nn.Module):
+    """A feature that is as good as any: the mean color."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def last(run: PigmentCLI) -> Path:
+    return run.run_folder / "checkpoints" / "last.ckpt"
+
+
+def measuring(**settings: object) -> Path:
+    """The VAE's config with other settings of MeasureSamples."""
+    config = yaml.safe_load((CONFIGS / "vae.yaml").read_text())
+    callbacks = config["trainer"]["callbacks+"]
+    callbacks[callbacks.index("callbacks.MeasureSamples")] = {
+        "class_path": "callbacks.MeasureSamples",
+        "init_args": settings,
+    }
+    path = Path("vae.yaml")
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def results(folder: Path) -> dict[str, float]:
+    with (folder / "metrics.csv").open() as lines:
+        (row,) = csv.DictReader(lines)
+    return {name.removeprefix("test/"): float(value) for name, value in row.items() if name.startswith("test/")}
+
+
+def test_after_the_last_epoch_samplers_are_fitted_to_the_codes_of_all_training_images(vae_run: PigmentCLI) -> None:
+    images = torch.stack([*vae_run.datamodule.images("train")]) / 255
+    expected = fit_codes(vae_run.model.eval().encode(images)[0].detach())
+    torch.testing.assert_close(vae_run.model.codes.center, expected.center)
+    torch.testing.assert_close(
+        vae_run.model.codes.directions.T @ vae_run.model.codes.directions, expected.directions.T @ expected.directions
+    )
+    torch.testing.assert_close(vae_run.model.codes.weights, expected.weights)
+
+
+def test_before_it_they_are_fitted_to_those_of_a_few(fruits: Path) -> None:
+    few = "--trainer.callbacks=[{class_path: callbacks.FitSamplers, init_args: {num_images: 3}}]"
+    model = main(tiny("fit", fruits, few, "--trainer.max_epochs=-1", "--trainer.max_steps=4")).model
+    assert (model.codes.directions.norm(dim=1) > 1e-5).sum() <= 2  # three codes lie in a plane
+
+
+def test_every_checkpoint_generates_by_itself(vae_run: PigmentCLI) -> None:
+    best, last = sorted((vae_run.run_folder / "checkpoints").glob("*.ckpt"))
+    for sampler in SAMPLERS:
+        drawn = [ConvVAE.load_from_checkpoint(path).sample(3, 1, sampler) for path in (best, last)]
+        assert torch.equal(drawn[1], vae_run.model.sample(3, 1, sampler))
+        assert drawn[0].shape == (3, 3, 16, 16)
+
+
+def test_test_compares_samples_of_every_sampler_with_the_test_images(vae_run: PigmentCLI, fruits: Path) -> None:
+    color = {"class_path": f"{__name__}.Color"}
+    config = measuring(num_samples=300, features=color)
+    found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}", config=config)).run_folder)
+    real, training = (Color()(torch.stack([*vae_run.datamodule.images(part)]) / 255) for part in ("val", "train"))
+    for sampler in SAMPLERS:
+        batches = [vae_run.model.sample(number, seed, sampler) for seed, number in enumerate((256, 44))]
+        samples = Color()(torch.cat(batches))
+        density_coverage, nearer = DensityCoverage(), NearerThanReal(training)
+        for metric in (density_coverage, nearer):
+            metric.update(real, real=True)
+            metric.update(samples, real=False)
+        expected = {
+            "fid": frechet(real.double().numpy(), samples.double().numpy()),
+            "nearer_than_real": nearer.compute(),
+            **density_coverage.compute(),
+        }
+        for name, value in expected.items():
+            assert found[f"{sampler}_{name}"] == pytest.approx(float(value), abs=1e-3), name
+        assert found[f"{sampler}_kid"] == pytest.approx(kernel_distance(real, samples), rel=0.05)  # of random subsets
+
+
+def frechet(first: np.ndarray, second: np.ndarray) -> float:
+    """The Fréchet distance of two Gaussians, as Heusel et al. 2017 write it."""
+    root = sqrtm(np.cov(first.T) @ np.cov(second.T)).real
+    distance = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
+    return distance + np.trace(np.cov(first.T) + np.cov(second.T) - 2 * root)
+
+
+def kernel_distance(first: Tensor, second: Tensor) -> float:
+    """The squared maximum mean discrepancy under a cubic kernel, as Bińkowski et al. 2018 write it."""
+    within = [
+        ((each @ each.T / 3 + 1) ** 3).fill_diagonal_(0).sum() / len(each) / (len(each) - 1) for each in (first, second)
+    ]
+    return (sum(within) - 2 * ((first @ second.T / 3 + 1) ** 3).mean()).item()
+
+
+def test_pixels_are_compared_unless_said_otherwise_and_a_checkpoint_without_samplers_has_the_prior(
+    fruits: Path, vae_run: PigmentCLI
+) -> None:
+    checkpoint = torch.load(last(vae_run), weights_only=True)
+    torch.save({**checkpoint, "codes": None}, "unfitted.ckpt")
+    found = results(main(tiny("test", fruits, "--ckpt_path=unfitted.ckpt")).run_folder)
+    measures = {name for name in found if name.startswith(SAMPLERS)}
+    assert measures == {f"normal_{name}" for name in ("fid", "kid", "density", "coverage", "nearer_than_real")}
+
+
+def test_features_that_are_not_to_be_had_end_a_test_with_a_line(
+    vae_run: PigmentCLI, fruits: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchmetrics.image.fid._TORCH_FIDELITY_AVAILABLE", False)
+    with pytest.raises(SystemExit, match="2"):
+        main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}", config=measuring(features="inception")))
+    assert "error: the features 'inception' need torch-fidelity" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""How the codes of images are distributed, from which new ones are drawn: ex-post density estimation.
+
+Ghosh, Sajjadi, Vergari, Black & Schölkopf 2020, "From Variational to Deterministic Autoencoders", section 4.
+"""
+
+import warnings
+from typing import Literal, NamedTuple
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+COMPONENTS = 10  # of the mixture
+MIXED = 32  # directions in which it is one; in the others codes have a single peak
+CODES_FOR_A_VALUE = 5  # codes for each direction of a component, or its covariance would be chance
+
+Sampler = Literal["normal", "gaussian", "mixture"]
+
+
+class NotFittedError(ValueError):
+    """A VAE whose codes have no distribution yet was asked for it; the message says what to do."""
+
+
+class Codes(NamedTuple):
+    """The distribution of codes in the latent space, as plain tensors.
+
+    A code is ``center + coordinates @ directions``. As a full Gaussian its coordinates are standard normal;
+    as a mixture of Gaussians, the first M of them are.
+    """
+
+    center: Tensor  # (D,)
+    directions: Tensor  # (D, D), the principal ones, longest first, each as long as the deviation of the codes along it
+    weights: Tensor  # (K,), of the mixture's components
+    means: Tensor  # (K, M)
+    factors: Tensor  # (K, M, M), of the covariances: each is its factor times its transpose
+
+    def draw(self, noise: Tensor, sampler: Literal["gaussian", "mixture"], generator: torch.Generator) -> Tensor:
+        """Turn standard normal ``noise`` (N, D) into codes (N, D); ``generator`` chooses the components."""
+        if sampler == "mixture":
+            component = torch.multinomial(self.weights, len(noise), replacement=True, generator=generator)
+            mixed, others = noise.tensor_split([self.means.shape[1]], dim=1)
+            mixed = self.means[component] + torch.einsum("nij,nj->ni", self.factors[component], mixed)
+            noise = torch.cat([mixed, others], dim=1)
+        return self.center + noise @ self.directions
+
+
+def fit_codes(codes: Tensor) -> Codes:
+    """Fit the distribution of codes (N, D), two or more; the same for the same codes."""
+    codes = codes.cpu().double()
+    center = codes.mean(dim=0)
+    covariance = torch.atleast_2d(codes.T.cov())  # of a single latent it has no dimension
+    variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
+    deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
+    num_mixed = min(MIXED, len(deviations))
+    num_components = min(max(1, len(codes) // (CODES_FOR_A_VALUE * num_mixed)), COMPONENTS)
+    mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled, so that long directions weigh more at the start
+    mixture = GaussianMixture(num_components, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components, or slow ones
+        mixture.fit(mixed.numpy())
+    weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
+    scale = deviations[:num_mixed]
+    factors = torch.linalg.cholesky(covariances) / scale[:, None]
+    found = (center, (directions * deviations).T, weights, means / scale, factors)
+    return Codes(*(tensor.float().contiguous() for tensor in found))
+
+
+def slerp(first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Interpolate spherically between two codes (D,): (steps, D), both ends included.
+
+    Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3.3. Between them a straight line would lead
+    through codes that are shorter than those of images are.
+    """
+    shares = torch.linspace(0, 1, steps)[:, None]
+    angle = torch.arccos(torch.cosine_similarity(first, second, dim=0).clamp(-1, 1))
+    if angle.sin() < 1e-4:  # on one line, where there is no arc, or no single one
+        return torch.lerp(first, second, shares)
+    return (((1 - shares) * angle).sin() * first + (shares * angle).sin() * second) / angle.sin()
