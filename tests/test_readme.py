@@ -11,7 +11,8 @@ from colorization.__main__ import main as colorize
 from study.__main__ import make_parser
 from study.training import plan
 from tests.world import CONFIGS, tiny
-from train import main
+from train import PigmentCLI, main
+from vae.__main__ import main as play
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -58,6 +59,17 @@ def test_a_checkpoint_colorizes_files_as_it_says(paintings: Path) -> None:
         "in/1.jpg",
         "2.tif",
     }
+
+
+def test_its_commands_for_a_vae_draw_what_it_says(vae_run: PigmentCLI) -> None:
+    for name in ("apple.jpg", "pear.jpg"):
+        Image.new("RGB", (30, 20), "red").save(name)
+    commands = [line for line in COMMANDS if line.startswith("python -m vae")]
+    assert len(commands) == 6
+    for command in commands:
+        arguments = shlex.split(command.replace("runs/<run id>", str(vae_run.run_folder)))[3:]
+        assert play(arguments) == 0
+        assert Path(arguments[-1]).is_file()
 
 
 def test_its_table_of_colorizers_is_what_their_configs_say() -> None:

@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks.images import COLUMNS
+from tests.test_images import cells
+from tests.world import tiny
+from train import PigmentCLI
+from train import main as train
+from vae import ConvVAE
+from vae.__main__ import main
+
+
+@pytest.fixture
+def files(vae_run: PigmentCLI) -> list[Path]:
+    return [
+        vae_run.datamodule.folder / "Test" / "Lime" / "0_100.jpg",
+        vae_run.datamodule.folder / "Test/Orange/1_100.jpg",
+    ]
+
+
+def draw(command: str, checkpoint: Path, *more: str) -> np.ndarray:
+    """(rows, columns, 16, 16, 3) of the grid that a command draws."""
+    assert main([command, *more, f"--ckpt={checkpoint}", "--out=new/grid.png"]) == 0
+    return cells(np.asarray(Image.open("new/grid.png")))
+
+
+def as_cells(images: Tensor) -> np.ndarray:
+    return images.mul(255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def read(path: Path) -> Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] / 255
+
+
+def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def last(run: PigmentCLI) -> Path:
+    return run.run_folder / "checkpoints" / "last.ckpt"
+
+
+def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
+    for more, arguments in (
+        (["--number=20"], (20, 0, "mixture")),
+        (["--number=20", "--seed=3", "--sampler=normal"], (20, 3, "normal")),
+    ):
+        found = draw("sample", last(vae_run), *more)
+        assert found.shape[:2] == (3, COLUMNS)
+        assert_alike(found.reshape(24, 16, 16, 3)[:20], as_cells(vae_run.model.sample(*arguments)))
+
+
+def test_reconstruct_draws_files_and_below_them_what_becomes_of_them(vae_run: PigmentCLI, files: list[Path]) -> None:
+    originals = torch.cat([read(file) for file in files])
+    found = draw("reconstruct", last(vae_run), *map(str, files))
+    assert_alike(found, np.stack([as_cells(originals), as_cells(vae_run.model.reconstruct(originals))]))
+    found = draw("reconstruct", last(vae_run), *map(str, files * 5))  # more than a row has room for
+    assert found.shape[:2] == (4, COLUMNS)
+    assert_alike(found[2:, :2], np.stack([as_cells(originals), as_cells(vae_run.model.reconstruct(originals))]))
+
+
+def test_interpolate_leads_from_one_file_to_the_other(vae_run: PigmentCLI, files: list[Path]) -> None:
+    originals = torch.cat([read(file) for file in files])
+    (row,) = draw("interpolate", last(vae_run), *map(str, files), "--steps=5")
+    assert len(row) == 7
+    ends = torch.cat([originals, vae_run.model.reconstruct(originals)])
+    assert_alike(row[[0, 6, 1, 5]], as_cells(ends))
+
+
+def test_traverse_goes_along_directions_through_the_mean_code(vae_run: PigmentCLI) -> None:
+    rows = draw("traverse", last(vae_run), "--directions=3")
+    assert rows.shape[:2] == (3, COLUMNS + 1)
+    codes, decode = vae_run.model.codes, vae_run.model.eval().decode
+    with torch.no_grad():
+        center, end = decode(codes.center[None]), decode((codes.center + 3 * codes.directions[1])[None])
+    for row in rows:
+        assert_alike(row[COLUMNS // 2], as_cells(center)[0])
+    assert_alike(rows[1, -1], as_cells(end)[0])
+
+
+def test_neighbors_are_the_nearest_training_images(vae_run: PigmentCLI) -> None:
+    found = draw("neighbors", last(vae_run), "--number=3")
+    samples = vae_run.model.sample(3, 0, "mixture")
+    training = torch.cat([read(path) for path in sorted((vae_run.datamodule.folder / "Training").rglob("*.jpg"))])
+    nearest = torch.stack([(training - sample).square().sum(dim=(1, 2, 3)).argmin() for sample in samples])
+    assert_alike(found, np.stack([as_cells(samples), as_cells(training[nearest])]))
+
+
+def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tiny("fit", fruits, "--trainer.callbacks=[callbacks.SaveLast]", "--trainer.max_epochs=1"))
+    assert main(["traverse", f"--ckpt={last(run)}", "--out=grid.png"]) == 2
+    assert "error: nothing was fitted to the codes" in capsys.readouterr().err
+    assert draw("sample", last(run), "--sampler=normal").shape[:2] == (8, COLUMNS)  # which needs none
+
+    assert main(["fit", f"--ckpt={last(run)}", "--out=new/fitted.ckpt", f"--root={fruits}"]) == 0
+    images = torch.stack([*run.datamodule.images("train")]) / 255
+    codes = run.model.eval().encode(images)[0].detach()
+    model = ConvVAE.load_from_checkpoint("new/fitted.ckpt")
+    torch.testing.assert_close(model.codes.center, codes.mean(dim=0))
+    torch.testing.assert_close(model.codes.directions.T @ model.codes.directions, codes.T.cov(), rtol=1e-3, atol=1e-5)
+    assert draw("sample", Path("new/fitted.ckpt")).shape[:2] == (8, COLUMNS)
+    train(tiny("fit", fruits, "--ckpt_path=new/fitted.ckpt"))  # it can also be trained on
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "--ckpt=none.ckpt"], "there is no checkpoint 'none.ckpt'"),
+        (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a VAE's checkpoint"),
+        (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
+        (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
+        (["neighbors", "--root=none"], "There is no folder 'none'"),
+        (["sample", "--out=text.ckpt/grid.png"], "text.ckpt"),
+    ],
+)
+def test_mistakes_get_a_line(
+    arguments: list[str], said: str, vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text.ckpt").write_text("I am neither")
+    command, *more = arguments
+    assert main([command, f"--ckpt={last(vae_run)}", "--out=grid.png", *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
