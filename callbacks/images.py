@@ -47,7 +47,7 @@ class EpochPicture(Callback, ABC):
 
     @abstractmethod
     def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
-        """Draw it."""
+        """Return the picture, of any size."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.media = media_folder(trainer)
@@ -125,12 +125,12 @@ class LogSamples(EpochImages):
     film_row = 0
 
     def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
-        number = self.num_rows * COLUMNS
-        prior = pl_module.sample(number, seed=0)
+        num_images = self.num_rows * COLUMNS
+        prior = pl_module.sample(num_images, seed=0)
         if pl_module.codes is None:
             return prior
         gap = torch.ones_like(prior[: self.num_rows])
-        halves = [prior, gap, pl_module.sample(number, seed=0, sampler="mixture")]
+        halves = [prior, gap, pl_module.sample(num_images, seed=0, sampler="mixture")]
         return torch.cat([half.unflatten(0, (self.num_rows, -1)) for half in halves], dim=1).flatten(0, 1)
 
 
@@ -202,7 +202,9 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
     codes = codes.cpu() - codes.cpu().mean(dim=0)
-    places = codes @ torch.linalg.svd(codes, full_matrices=False).Vh[:2].T
+    components = torch.linalg.svd(codes, full_matrices=False).Vh[:2]
+    components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()  # which is arbitrary
+    places = codes @ components.T
     places = F.pad(places, (0, 2 - places.shape[1]))  # of a single image or latent there is one component
     margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
     places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # both to one scale

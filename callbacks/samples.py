@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -13,7 +14,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from datamodules.folder import Images
 from evaluation import evaluating
-from vae.codes import Sampler, fit_codes
+from vae.codes import Codes, Sampler, fit_codes
 from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
 
 BATCH = 256  # images that are encoded or drawn at a time
@@ -36,41 +37,46 @@ class FitSamplers(Callback):
         self.num_images = num_images
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
-            images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
-            is_last = trainer.current_epoch + 1 == trainer.max_epochs
-            number = len(images) if is_last else min(self.num_images, len(images))
-            with evaluating(pl_module), trainer.precision_plugin.forward_context():
-                codes = [pl_module.encode(batch)[0] for batch in batches(trainer, images, number)]
-            pl_module.codes = fit_codes(torch.cat(codes))
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            fitted = self._fit(trainer, pl_module) if trainer.is_global_zero else None
+            pl_module.codes = trainer.strategy.broadcast(fitted)
+
+    def _fit(self, trainer: Trainer, pl_module: Any) -> Codes:
+        images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        num_images = len(images) if is_last else min(self.num_images, len(images))
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+            return fit_codes(torch.cat([pl_module.encode(batch)[0] for batch in batches(trainer, images, num_images)]))
 
 
 class MeasureSamples(Callback):
-    """In ``test``, compare samples of a VAE with the test images: ``test/<sampler>_fid``, ``_kid`` and so on.
+    """In ``test``, compare the samples of each sampler that the checkpoint has with the test images.
+
+    Logged are ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike),
+    ``_density``, ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`).
 
     Args:
-        num_samples: of each sampler that the checkpoint has.
+        num_samples: of each sampler; papers that report FID draw 10,000 or more.
         features: by which images are compared: their ``pixels`` in small; ``inception``, as in papers; or a module
             that maps images (B, 3, H, W) in [0, 1] to (B, F), the distance of which tells how different they look.
 
     Raises:
+        ValueError: if there are fewer than two samples.
         FeaturesError: at the start of a test, if the features are not to be had.
     """
 
     def __init__(
         self, num_samples: int = 1000, features: Literal["pixels", "inception"] | nn.Module = "pixels"
     ) -> None:
+        if num_samples < 2:
+            raise ValueError(f"MeasureSamples: num_samples is {num_samples}, needs 2 or more.")
         self.num_samples, self.features = num_samples, features
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         named = {"pixels": Pixels, "inception": Inception}
         net = named[self.features]() if isinstance(self.features, str) else self.features
         self.net = net.to(pl_module.device).eval()
-        images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
-        training = torch.cat([self.net(batch) for batch in batches(trainer, images, len(images))])
-        samplers: list[Sampler] = ["normal", "gaussian", "mixture"] if pl_module.codes else ["normal"]
-        self.quality = {sampler: sample_quality(training).to(pl_module.device) for sampler in samplers}
-        self.num_real = 0
+        self.real: list[Tensor] = []
 
     def on_test_batch_end(
         self,
@@ -81,24 +87,34 @@ class MeasureSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.num_real += len(batch)
-        features = self.net(batch)
-        for quality in self.quality.values():
-            quality.update(features, real=True)
+        self.real.append(self._describe(batch))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
-        num_real = trainer.strategy.reduce(torch.tensor(self.num_real, device=pl_module.device), reduce_op="sum")
-        for sampler, quality in self.quality.items():
+        images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
+        real = torch.cat(self.real)
+        num_real = int(trainer.strategy.reduce(torch.tensor(len(real), device=real.device), reduce_op="sum"))
+        if num_real < 2 or not len(images):
+            rank_zero_info(
+                f"Samples: not measured by {num_real} test and {len(images)} training images; 2 and 1 are needed."
+            )
+            return
+        training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
+        samplers: list[Sampler] = ["prior", "gaussian", "mixture"] if pl_module.codes else ["prior"]
+        for sampler in samplers:
+            quality = sample_quality(training, min(num_real, self.num_samples)).to(pl_module.device)
+            quality.update(real, real=True)
+            num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
             for number, start in enumerate(range(0, num_samples, BATCH)):
                 seed = number * trainer.world_size + trainer.global_rank
                 samples = pl_module.sample(min(BATCH, num_samples - start), seed, sampler)
-                quality.update(self.net(samples), real=False)
-            quality["kid"].subset_size = min(KID_SUBSET, self.num_samples, int(num_real))
+                quality.update(self._describe(samples), real=False)
             values = quality.compute()
-            values["kid"], _ = values["kid"]  # and its standard deviation over the subsets
+            values["kid"] = values["kid"][0]  # the mean over subsets, without its deviation
             measured = {f"test/{sampler}_{name}": value.float() for name, value in values.items()}
             pl_module.log_dict(measured, sync_dist=True)  # the same in all processes
+
+    def _describe(self, images: Tensor) -> Tensor:
+        return self.net(images).double()  # in TF32, distances between images that are nearly alike would be noise
 
 
 class Features(nn.Identity):
@@ -109,19 +125,24 @@ class Features(nn.Identity):
         self.num_features = num_features
 
 
-def sample_quality(training: Tensor) -> MetricCollection:
-    """Return the measures of samples, all by features (B, F), given those (N, F) of the training images."""
+def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
+    """Return the measures of samples, all by features (B, F).
+
+    Args:
+        training: (N, F), those of the training images.
+        num_compared: real images or samples, whichever are fewer.
+    """
     features = Features(training.shape[1])
     measures: dict[str, Metric | MetricCollection] = {
         "fid": FrechetInceptionDistance(features),
-        "kid": KernelInceptionDistance(features),
+        "kid": KernelInceptionDistance(features, subset_size=min(KID_SUBSET, num_compared)),
         "density_coverage": DensityCoverage(),
         "nearer_than_real": NearerThanReal(training),
     }
     return MetricCollection(measures, compute_groups=False)
 
 
-def batches(trainer: Trainer, images: Images, number: int) -> Iterator[Tensor]:
+def batches(trainer: Trainer, images: Images, num_images: int) -> Iterator[Tensor]:
     """Yield a number of images from all over a set, ever the same ones, as batches on the device."""
-    for indices in torch.linspace(0, len(images) - 1, number).long().split(BATCH):
+    for indices in torch.linspace(0, len(images) - 1, num_images).long().split(BATCH):
         yield trainer.strategy.batch_to_device(images.__getitems__(indices.tolist()))

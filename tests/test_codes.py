@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae.codes import COMPONENTS, fit_codes, slerp
+from vae.codes import NUM_COMPONENTS, fit_codes, slerp
 
 
 def draw(codes: Tensor, sampler: str, number: int, seed: int = 0) -> Tensor:
@@ -61,7 +61,7 @@ def test_a_fit_is_the_same_for_the_same_codes_and_leaves_the_random_state() -> N
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
-    assert 1 < len(first.weights) <= COMPONENTS
+    assert 1 < len(first.weights) <= NUM_COMPONENTS
 
 
 def test_slerp_goes_along_the_sphere_at_an_even_pace() -> None:

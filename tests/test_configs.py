@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from datamodules import PaintingsDataModule
-from tests.world import CONFIGS, tiny
+from tests.world import CONFIGS, tiny, write_ball
 from train import main
 from vae import ConvVAE
 
@@ -44,6 +44,20 @@ def test_every_config_trains(config: Path, fruits: Path, paintings: Path) -> Non
         first, *_, last = losses(run.run_folder, name)
         assert last < first
     assert len(list((run.run_folder / "media").glob("*.png"))) > 1  # curves, and at least one film strip
+
+
+@pytest.mark.parametrize("name", ["vae.yaml", "vae_calibrated.yaml"])
+def test_a_vae_learns_one_kind_of_gray_image(name: str, tmp_path: Path) -> None:
+    for part, number in {"Training": 6, "Test": 3}.items():
+        for index in range(number):
+            write_ball(
+                tmp_path / "gray" / part / "Stone" / f"{index}_100.jpg",
+                3 + 0.6 * index + 0.3 * (part == "Test"),
+                (120, 120, 120),
+            )
+    run = main(tiny("fit", tmp_path / "gray", config=CONFIGS / name))
+    first, last = losses(run.run_folder, "val/loss")
+    assert last < first
 
 
 def test_there_are_nine_colorizers() -> None:

@@ -44,7 +44,7 @@ def test_the_same_validation_images_stand_over_their_reconstructions(vae_run: Pi
 def test_samples_are_the_same_latents_decoded_anew(vae_run: PigmentCLI) -> None:
     pictures = [cells(read(vae_run.run_folder / "media" / "samples" / f"epoch_000{number}.png")) for number in range(3)]
     assert pictures[0].shape == (4, COLUMNS + 1 + COLUMNS, 16, 16, 3)
-    for sampler, columns in {"normal": np.s_[:, :COLUMNS], "mixture": np.s_[:, COLUMNS + 1 :]}.items():
+    for sampler, columns in {"prior": np.s_[:, :COLUMNS], "mixture": np.s_[:, COLUMNS + 1 :]}.items():
         expected = vae_run.model.sample(4 * COLUMNS, 0, sampler).mul(255).byte().permute(0, 2, 3, 1).numpy()
         assert np.abs(pictures[-1][columns].reshape(expected.shape).astype(int) - expected).max() <= 1
     assert not (pictures[0] == pictures[1]).all()
@@ -54,7 +54,9 @@ def test_each_epoch_has_a_map_of_validation_images(vae_run: PigmentCLI) -> None:
     canvas = read(vae_run.run_folder / "media" / "latent_map" / "epoch_0002.png")
     images = torch.stack([*vae_run.datamodule.images("val")]) / 255
     expected = latent_map(images, vae_run.model.eval().encode(images)[0].detach())
-    assert np.abs(canvas.astype(int) - np.asarray(expected)).mean() < 1
+    is_drawn = (np.minimum(canvas, expected) < 250).any(axis=2)
+    assert is_drawn.sum() > 1000
+    assert np.abs(canvas.astype(int) - np.asarray(expected))[is_drawn].mean() < 5
     assert not (canvas == read(vae_run.run_folder / "media" / "latent_map" / "epoch_0000.png")).all()
 
 

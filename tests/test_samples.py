@@ -14,7 +14,7 @@ from vae import ConvVAE
 from vae.codes import fit_codes
 from vae.metrics import DensityCoverage, NearerThanReal
 
-SAMPLERS = ("normal", "gaussian", "mixture")
+SAMPLERS = ("prior", "gaussian", "mixture")
 
 
 class Color(nn.Module):
@@ -75,16 +75,18 @@ def test_test_compares_samples_of_every_sampler_with_the_test_images(vae_run: Pi
     color = {"class_path": f"{__name__}.Color"}
     config = measuring(num_samples=300, features=color)
     found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}", config=config)).run_folder)
-    real, training = (Color()(torch.stack([*vae_run.datamodule.images(part)]) / 255) for part in ("val", "train"))
+    real, training = (
+        Color()(torch.stack([*vae_run.datamodule.images(part)]) / 255).double() for part in ("val", "train")
+    )
     for sampler in SAMPLERS:
         batches = [vae_run.model.sample(number, seed, sampler) for seed, number in enumerate((256, 44))]
-        samples = Color()(torch.cat(batches))
+        samples = Color()(torch.cat(batches)).double()
         density_coverage, nearer = DensityCoverage(), NearerThanReal(training)
         for metric in (density_coverage, nearer):
             metric.update(real, real=True)
             metric.update(samples, real=False)
         expected = {
-            "fid": frechet(real.double().numpy(), samples.double().numpy()),
+            "fid": frechet(real.numpy(), samples.numpy()),
             "nearer_than_real": nearer.compute(),
             **density_coverage.compute(),
         }
@@ -115,7 +117,18 @@ def test_pixels_are_compared_unless_said_otherwise_and_a_checkpoint_without_samp
     torch.save({**checkpoint, "codes": None}, "unfitted.ckpt")
     found = results(main(tiny("test", fruits, "--ckpt_path=unfitted.ckpt")).run_folder)
     measures = {name for name in found if name.startswith(SAMPLERS)}
-    assert measures == {f"normal_{name}" for name in ("fid", "kid", "density", "coverage", "nearer_than_real")}
+    assert measures == {f"prior_{name}" for name in ("fid", "kid", "density", "coverage", "nearer_than_real")}
+
+
+def test_of_one_test_image_samples_are_not_measured(
+    vae_run: PigmentCLI, fruits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in sorted((fruits / "Test").rglob("*.jpg"))[1:]:
+        path.unlink()
+    found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}")).run_folder)
+    assert "psnr" in found
+    assert not any(name.startswith(SAMPLERS) for name in found)
+    assert "Samples: not measured by 1 test and 14 training images; 2 and 1 are needed." in caplog.messages
 
 
 def test_features_that_are_not_to_be_had_end_a_test_with_a_line(

@@ -1,10 +1,10 @@
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -50,6 +50,11 @@ def test_any_multiple_of_4_and_any_number_of_latents(image_size: int, latent_dim
     images = torch.rand(2, 3, image_size, image_size)
     assert model.encode(images)[0].shape == (2, latent_dim)
     assert model.reconstruct(images).shape == images.shape
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="knows no 'optimum', but fixed and optimal"):
+        ConvVAE(image_size=8, latent_dim=2, lr=1e-3, likelihood="optimum")
 
 
 def test_every_size_can_be_tested() -> None:
@@ -101,10 +106,13 @@ def test_a_few_steps_learn_to_tell_flat_colors_apart() -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_stays_finite_when_log_variances_do_not(precision: str) -> None:
-    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, likelihood="optimal")
+@pytest.mark.parametrize(("likelihood", "steps"), [("fixed", 2), ("optimal", 500)])
+def test_training_stays_finite_when_log_variances_do_not(
+    precision: str, likelihood: Literal["fixed", "optimal"], steps: int
+) -> None:
+    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, likelihood=likelihood)
     model.encoder.log_variance.bias.data = torch.tensor([-1e4, 1e4, 0])
-    trainer = fit(model, torch.rand(4, 3, 8, 8), steps=500, precision=precision)
+    trainer = fit(model, torch.rand(4, 3, 8, 8), steps=steps, precision=precision)
     assert all(metric.isfinite() and metric.dtype == torch.float32 for metric in trainer.callback_metrics.values())
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -138,6 +146,20 @@ def test_the_optimal_variance_is_the_mean_squared_error_of_the_step() -> None:
     assert metrics["train/loss"].item() == pytest.approx(likeliest + metrics["train/kl"].item(), rel=1e-5)
     assert metrics["train/bits_per_dim"].item() == pytest.approx(metrics["train/loss"].item() / 192 / math.log(2))
     assert model.variance.item() == pytest.approx(variance)
+
+
+def test_the_running_variance_is_a_mean_that_forgets() -> None:
+    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, likelihood="optimal")
+    variances, running = [], []
+
+    def record(trainer: Trainer, model: LightningModule) -> None:
+        variances.append((trainer.callback_metrics["train/sigma"].item() / 255) ** 2)
+        running.append(model.variance.item())
+
+    trainer = make_trainer(max_steps=12, max_epochs=-1, callbacks=LambdaCallback(on_train_epoch_end=record))
+    trainer.fit(model, DataLoader(torch.rand(4, 3, 8, 8), 4))
+    assert running[:10] == pytest.approx([sum(variances[: n + 1]) / (n + 1) for n in range(10)], rel=1e-4)
+    assert running[11] == pytest.approx(0.9 * running[10] + 0.1 * variances[11], rel=1e-4)
 
 
 def test_evaluation_takes_the_variance_of_training_and_leaves_it() -> None:
@@ -226,6 +248,20 @@ def test_a_checkpoint_and_the_class_are_enough(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "vae.ckpt")
     loaded = ConvVAE.load_from_checkpoint(tmp_path / "vae.ckpt", weights_only=True)
     assert torch.equal(loaded.sample(4, seed=0), model.sample(4, seed=0))
+
+
+def test_an_older_checkpoint_is_one_of_the_reports_recipe(tmp_path: Path) -> None:
+    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3)
+    fit(model, torch.rand(4, 3, 8, 8), steps=1).save_checkpoint(tmp_path / "vae.ckpt")
+    checkpoint = torch.load(tmp_path / "vae.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["variance"], checkpoint["codes"]
+    checkpoint["hyper_parameters"] = {
+        name: checkpoint["hyper_parameters"][name] for name in ("image_size", "latent_dim", "lr")
+    }
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    loaded = ConvVAE.load_from_checkpoint(tmp_path / "old.ckpt", weights_only=True)
+    assert torch.equal(loaded.sample(4, seed=0), model.sample(4, seed=0))
+    assert (loaded.likelihood, loaded.variance.item()) == ("fixed", 0.5)
 
 
 def make_trainer(**settings: Any) -> Trainer:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks.images import COLUMNS
 from tests.test_images import cells
-from tests.world import tiny
+from tests.world import CONFIGS, tiny
 from train import PigmentCLI
 from train import main as train
 from vae import ConvVAE
@@ -49,7 +49,7 @@ def last(run: PigmentCLI) -> Path:
 def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
     for more, arguments in (
         (["--number=20"], (20, 0, "mixture")),
-        (["--number=20", "--seed=3", "--sampler=normal"], (20, 3, "normal")),
+        (["--number=20", "--seed=3", "--sampler=prior"], (20, 3, "prior")),
     ):
         found = draw("sample", last(vae_run), *more)
         assert found.shape[:2] == (3, COLUMNS)
@@ -96,7 +96,7 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
     run = train(tiny("fit", fruits, "--trainer.callbacks=[callbacks.SaveLast]", "--trainer.max_epochs=1"))
     assert main(["traverse", f"--ckpt={last(run)}", "--out=grid.png"]) == 2
     assert "error: nothing was fitted to the codes" in capsys.readouterr().err
-    assert draw("sample", last(run), "--sampler=normal").shape[:2] == (8, COLUMNS)  # which needs none
+    assert draw("sample", last(run), "--sampler=prior").shape[:2] == (8, COLUMNS)  # which needs none
 
     assert main(["fit", f"--ckpt={last(run)}", "--out=new/fitted.ckpt", f"--root={fruits}"]) == 0
     images = torch.stack([*run.datamodule.images("train")]) / 255
@@ -108,6 +108,27 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
     train(tiny("fit", fruits, "--ckpt_path=new/fitted.ckpt"))  # it can also be trained on
 
 
+def test_all_commands_work_on_a_calibrated_vae(fruits: Path, files: list[Path]) -> None:
+    run = train(tiny("fit", fruits, "--trainer.max_epochs=1", config=CONFIGS / "vae_calibrated.yaml"))
+    for command in ("sample", "traverse", "neighbors"):
+        draw(command, last(run))
+    for command in ("reconstruct", "interpolate"):
+        draw(command, last(run), *map(str, files))
+    assert main(["fit", f"--ckpt={last(run)}", "--out=fitted.ckpt"]) == 0  # where the run has found its images
+    assert (draw("sample", Path("fitted.ckpt")) == draw("sample", last(run))).all()
+
+
+def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
+    vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = torch.load(last(vae_run), weights_only=True)
+    del checkpoint["datamodule_hyper_parameters"]
+    torch.save(checkpoint, "anonymous.ckpt")
+    assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt"]) == 2
+    assert "error: the checkpoint does not say what it was trained on: name" in capsys.readouterr().err
+    assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt", f"--root={vae_run.datamodule.folder}"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -115,8 +136,8 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
         (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a VAE's checkpoint"),
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
-        (["neighbors", "--root=none"], "There is no folder 'none'"),
-        (["sample", "--out=text.ckpt/grid.png"], "text.ckpt"),
+        (["neighbors", "--root=none"], "there is no folder 'none': name that of the training images by --root"),
+        (["sample", "--out=text.ckpt/grid.png"], "text.ckpt'"),
     ],
 )
 def test_mistakes_get_a_line(

@@ -1,3 +1,6 @@
+from pickle import UnpicklingError
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +56,16 @@ def test_pixels_are_means_over_squares_of_an_image() -> None:
     expected = images.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5)).flatten(1)
     torch.testing.assert_close(Pixels()(images), expected)
     assert Pixels()(torch.rand(2, 3, 100, 100)).shape == (2, 768)
+
+
+@pytest.mark.parametrize("error", [URLError("no network"), UnpicklingError("half a file")])
+def test_inception_features_need_a_download(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vae.metrics.NoTrainInceptionV3", fail)
+    with pytest.raises(FeaturesError, match=r"could not be downloaded or read \(.*(no network|half a file).*'pixels'"):
+        Inception()
 
 
 def test_inception_features_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

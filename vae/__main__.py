@@ -21,6 +21,7 @@ from evaluation import evaluating
 from vae import ConvVAE
 from vae.codes import NotFittedError, Sampler, fit_codes, slerp
 
+DATA_MODULES = {f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)}
 REACH = 3  # standard deviations, to which directions are traversed either way
 BATCH = 256  # images that are encoded or compared at a time
 
@@ -32,8 +33,7 @@ class UsageError(ValueError):
 def main(args: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(args)
     try:
-        vae, checkpoint = load(options.ckpt)
-        options.run(options, vae, checkpoint)
+        options.run(options)
     except (UsageError, NotFittedError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,19 +55,18 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for run, number in {sample: 64, neighbors: COLUMNS}.items():
-        command = add(run)
-        command.add_argument("--number", type=positive, default=number, help="of new images: %(default)s")
-        command.add_argument("--seed", type=int, default=0, help="the same one draws the same images: %(default)s")
-        command.add_argument("--sampler", choices=get_args(Sampler), default="mixture", help="default: %(default)s")
-    root = "folder of the training images; that which the checkpoint names, if left out"
-    command.add_argument("--root", help=root)
-    add(fit, "checkpoint").add_argument("--root", help=root)
-    add(reconstruct).add_argument("files", nargs="+", type=Path, metavar="FILE")
-    command = add(interpolate)
-    command.add_argument("files", nargs=2, type=Path, metavar="FILE")
-    command.add_argument("--steps", type=positive, default=8, help="images between the two: %(default)s")
-    add(traverse).add_argument("--directions", type=positive, default=8, help="the longest ones: %(default)s")
+    command = {run: add(run) for run in (sample, reconstruct, interpolate, traverse, neighbors)}
+    command[fit] = add(fit, "checkpoint")
+    command[reconstruct].add_argument("files", nargs="+", type=Path, metavar="FILE")
+    command[interpolate].add_argument("files", nargs=2, type=Path, metavar="FILE")
+    command[interpolate].add_argument("--steps", type=positive, default=8, help="decoded images: %(default)s")
+    command[traverse].add_argument("--directions", type=positive, default=8, help="the longest ones: %(default)s")
+    for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
+        command[run].add_argument("--number", type=positive, default=number, help="of new images: %(default)s")
+        command[run].add_argument("--seed", type=int, default=0, help="of what is drawn at random: %(default)s")
+        command[run].add_argument("--sampler", choices=get_args(Sampler), default="mixture", help="%(default)s")
+    for run in (neighbors, fit):
+        command[run].add_argument("--root", help="folder of the training images; that of the run, if left out")
     return parser
 
 
@@ -77,19 +76,22 @@ def positive(number: str) -> int:
     return int(number)
 
 
-def sample(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def sample(options: argparse.Namespace) -> None:
     """New images."""
+    vae, _ = load(options.ckpt)
     save(vae.sample(options.number, options.seed, options.sampler), COLUMNS, options.out)
 
 
-def reconstruct(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def reconstruct(options: argparse.Namespace) -> None:
     """Image files, and below each what the VAE makes of it."""
+    vae, _ = load(options.ckpt)
     images = read(options.files, vae)
     save_pairs(images, vae.reconstruct(images), options.out)
 
 
-def interpolate(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def interpolate(options: argparse.Namespace) -> None:
     """A strip that leads from one image file to another, over the sphere on which codes lie."""
+    vae, _ = load(options.ckpt)
     images = read(options.files, vae)
     with evaluating(vae):
         first, second = vae.encode(images)[0]
@@ -97,8 +99,9 @@ def interpolate(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str,
     save(torch.cat([images[:1], between, images[1:]]), len(between) + 2, options.out)
 
 
-def traverse(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def traverse(options: argparse.Namespace) -> None:
     """A row for each principal direction of the training images' codes, through their mean."""
+    vae, _ = load(options.ckpt)
     codes = vae.fitted_codes()
     directions = codes.directions[: options.directions, None]
     distances = torch.linspace(-REACH, REACH, COLUMNS + 1)[:, None]
@@ -107,8 +110,9 @@ def traverse(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, An
     save(images, COLUMNS + 1, options.out)
 
 
-def neighbors(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def neighbors(options: argparse.Namespace) -> None:
     """New images, and below each the training image that differs least from it: is it a copy?"""
+    vae, checkpoint = load(options.ckpt)
     images = vae.sample(options.number, options.seed, options.sampler)
     training = training_images(options.root, vae, checkpoint)
     distances = [torch.cdist(images.flatten(1), batch.flatten(1)) for batch in batches(training, vae, "Comparing")]
@@ -116,8 +120,9 @@ def neighbors(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, A
     save_pairs(images, nearest, options.out)
 
 
-def fit(options: argparse.Namespace, vae: ConvVAE, checkpoint: dict[str, Any]) -> None:
+def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
+    vae, checkpoint = load(options.ckpt)
     training = training_images(options.root, vae, checkpoint)
     with evaluating(vae):
         codes = [vae.encode(batch)[0] for batch in batches(training, vae, "Encoding")]
@@ -138,8 +143,8 @@ def load(path: str) -> tuple[ConvVAE, dict[str, Any]]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         settings = checkpoint["hyper_parameters"]
         vae = ConvVAE(**{name: value for name, value in settings.items() if not name.startswith("_")})
-        vae.load_state_dict(checkpoint["state_dict"])
         vae.on_load_checkpoint(checkpoint)
+        vae.load_state_dict(checkpoint["state_dict"])
     except FileNotFoundError:
         raise UsageError(f"there is no checkpoint '{path}'") from None
     except Exception:  # a file that is not ours can raise nearly anything
@@ -163,14 +168,22 @@ def read(files: Sequence[Path], vae: ConvVAE) -> Tensor:
 
 
 def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) -> Images:
-    """Find the images for training in a folder, or else in that of the checkpoint's run.
+    """Find the images for training in a folder, or else where the checkpoint's run found them.
 
     Raises:
-        DataError: if there are none.
+        UsageError: if there are fewer than two.
     """
     data = checkpoint.get("datamodule_hyper_parameters", {})
-    kind = PaintingsDataModule if data.get("_class_path") == "datamodules.PaintingsDataModule" else FruitsDataModule
-    return kind(root or data.get("root"), vae.image_size, batch_size=BATCH).images("train")
+    kind = DATA_MODULES.get(data.get("_class_path"))
+    if root is None and kind is None:
+        raise UsageError("the checkpoint does not say what it was trained on: name the folder of the images by --root")
+    folder = root or data["root"]
+    if folder and not folder.startswith("kaggle:") and not Path(folder).is_dir():
+        raise UsageError(f"there is no folder '{folder}': name that of the training images by --root")
+    images = (kind or FruitsDataModule)(folder, vae.image_size, batch_size=BATCH).images("train")
+    if len(images) < 2:
+        raise UsageError(f"of the images in '{folder}' {len(images)} are for training, needs 2")
+    return images
 
 
 def batches(images: Images, vae: ConvVAE, task: str) -> Iterator[Tensor]:

@@ -7,15 +7,13 @@ import warnings
 from typing import Literal, NamedTuple
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-COMPONENTS = 10  # of the mixture
-MIXED = 32  # directions in which it is one; in the others codes have a single peak
-CODES_FOR_A_VALUE = 5  # codes for each direction of a component, or its covariance would be chance
+NUM_COMPONENTS = 10  # of the mixture, at most
+NUM_MIXED = 32  # principal directions in which it is one; along the others codes are taken for normally distributed
+CODES_PER_DIRECTION = 5  # that a component needs, or its covariance would be chance
 
-Sampler = Literal["normal", "gaussian", "mixture"]
+Sampler = Literal["prior", "gaussian", "mixture"]
 
 
 class NotFittedError(ValueError):
@@ -25,8 +23,8 @@ class NotFittedError(ValueError):
 class Codes(NamedTuple):
     """The distribution of codes in the latent space, as plain tensors.
 
-    A code is ``center + coordinates @ directions``. As a full Gaussian its coordinates are standard normal;
-    as a mixture of Gaussians, the first M of them are.
+    A code is ``center + coordinates @ directions``. For ``gaussian`` all coordinates are standard normal; for
+    ``mixture`` the first M are drawn from a mixture of Gaussians, and the others are standard normal.
     """
 
     center: Tensor  # (D,)
@@ -47,13 +45,16 @@ class Codes(NamedTuple):
 
 def fit_codes(codes: Tensor) -> Codes:
     """Fit the distribution of codes (N, D), two or more; the same for the same codes."""
+    from sklearn.exceptions import ConvergenceWarning  # a second, which only those who fit have to wait for
+    from sklearn.mixture import GaussianMixture
+
     codes = codes.cpu().double()
     center = codes.mean(dim=0)
     covariance = torch.atleast_2d(codes.T.cov())  # of a single latent it has no dimension
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
     deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
-    num_mixed = min(MIXED, len(deviations))
-    num_components = min(max(1, len(codes) // (CODES_FOR_A_VALUE * num_mixed)), COMPONENTS)
+    num_mixed = min(NUM_MIXED, len(deviations))
+    num_components = min(max(1, len(codes) // (CODES_PER_DIRECTION * num_mixed)), NUM_COMPONENTS)
     mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled, so that long directions weigh more at the start
     mixture = GaussianMixture(num_components, random_state=0)
     with warnings.catch_warnings():
@@ -69,10 +70,10 @@ def fit_codes(codes: Tensor) -> Codes:
 def slerp(first: Tensor, second: Tensor, steps: int) -> Tensor:
     """Interpolate spherically between two codes (D,): (steps, D), both ends included.
 
-    Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3.3. Between them a straight line would lead
-    through codes that are shorter than those of images are.
+    Shoemake 1985, "Animating Rotation with Quaternion Curves". A straight line would lead through codes that are
+    shorter than those of images are.
     """
-    shares = torch.linspace(0, 1, steps)[:, None]
+    shares = torch.linspace(0, 1, steps, device=first.device)[:, None]
     angle = torch.arccos(torch.cosine_similarity(first, second, dim=0).clamp(-1, 1))
     if angle.sin() < 1e-4:  # on one line, where there is no arc, or no single one
         return torch.lerp(first, second, shares)

@@ -1,4 +1,4 @@
-"""The two terms of the evidence lower bound, one value for each image, in float32 whatever the precision."""
+"""The two terms of the evidence lower bound and their units: float32 from inputs of any precision."""
 
 import math
 
@@ -28,18 +28,18 @@ def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
 
 
 def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
-    """Negative log-likelihood of images under a Gaussian decoder that has one variance for all values.
+    """Negative log-likelihood of an image under a Gaussian decoder that has one variance for all its values.
 
-    Its minimum over the variance is at the mean squared error of a value: the optimal sigma of Rybkin, Daniilidis
-    & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders", equation 7.
+    It is least where the variance is the mean squared error of a value: the optimal sigma of Rybkin, Daniilidis
+    & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders".
 
     Args:
-        error: (B,), sum of squared errors over an image's values, which are in [0, 1].
-        variance: of a value about its reconstruction, broadcast against ``error``.
+        error: sum of squared errors over an image's values, which are in [0, 1]; a mean over images gives theirs.
+        variance: over 0, of a value about its reconstruction; of a shape that broadcasts against ``error``.
         num_values: of an image, pixels times channels.
 
     Returns:
-        (B,), in nats, of values in gray levels, 0 to 255: never negative for a variance of MIN_VARIANCE or more.
+        Nats, for values in gray levels, 0 to 255: never negative for a variance of MIN_VARIANCE or more.
     """
     return 0.5 * (error / variance + num_values * (2 * math.pi * 255**2 * variance).log())
 

@@ -1,4 +1,6 @@
-"""How good samples are: what measures compare images by, and the measures that torchmetrics lacks."""
+"""How good samples are: the features by which images are compared, and the measures that torchmetrics lacks."""
+
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,7 @@ class FeaturesError(RuntimeError):
 
 
 class Pixels(nn.Sequential):
-    """Map images (B, 3, H, W) in [0, 1] to their pixels at a size of 16 x 16, (B, 768): coarse, but there is no more
-    impartial feature that needs no download."""
+    """Map images (B, 3, H, W) in [0, 1] to their pixels at a size of 16 x 16, (B, 768), in which blur hardly shows."""
 
     def __init__(self) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(16), nn.Flatten())
@@ -35,10 +36,11 @@ class Inception(nn.Module):
                 "the features 'inception' need torch-fidelity, which is not installed: .venv/bin/pip install "
                 "'torch-fidelity>=0.3,<1'. Or compare images by their 'pixels'."
             ) from None
-        except (OSError, RuntimeError) as error:  # no network; an answer that is something else
+        except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+            reason = str(error).partition("\n")[0]
             raise FeaturesError(
-                f"the weights of the features 'inception' could not be downloaded: {error}. Try again where there is "
-                "a network, or compare images by their 'pixels'."
+                f"the weights of the features 'inception' could not be downloaded or read ({reason}). Try again, or "
+                "compare images by their 'pixels'."
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
@@ -46,11 +48,12 @@ class Inception(nn.Module):
 
 
 class DensityCoverage(Metric):
-    """How many real neighborhoods a sample lies in (1 where the samples are like the real images, less where they are
-    not, more in crowds), and the share of them that hold a sample (up to 1).
+    """How real samples look, and how much of the real they cover, in terms of the real images' neighborhoods.
 
-    A real image's neighborhood reaches to its k-th nearest real one. Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable
-    Fidelity and Diversity Metrics for Generative Models", equations 7 and 9.
+    Such a neighborhood reaches to the k-th nearest real image. Density is the mean number of those that a sample lies
+    in, divided by k: about 1 if samples are like the real images, 0 if unlike. Coverage is the share of neighborhoods,
+    up to 1, that hold a sample. Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for
+    Generative Models", section 3.
 
     Args:
         num_neighbors: the paper's k; of so few real images that they have not as many, one less than there are.
@@ -68,21 +71,24 @@ class DensityCoverage(Metric):
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add the features (B, F) of real images or of samples."""
-        (self.real if real else self.samples).append(features.float())
+        (self.real if real else self.samples).append(features)
 
     def compute(self) -> dict[str, Tensor]:
         real, samples = dim_zero_cat(self.real), dim_zero_cat(self.samples)
         num_neighbors = min(self.num_neighbors, len(real) - 1)
-        radii = torch.cdist(real, real).kthvalue(num_neighbors + 1, dim=1).values  # the nearest is the image itself
-        is_within = torch.cdist(real, samples) < radii[:, None]  # (real, samples)
-        density = is_within.sum(dim=0).float().mean() / num_neighbors
-        return {"density": density, "coverage": is_within.any(dim=1).float().mean()}
+        num_within, is_covered = torch.zeros(len(samples), device=samples.device), []
+        for part in real.split(1024):  # of all, the distances might not fit into memory
+            nearest = torch.cdist(part, real).topk(num_neighbors + 1, largest=False).values  # itself included
+            is_within = torch.cdist(part, samples) < nearest[:, -1:]
+            num_within += is_within.sum(dim=0)
+            is_covered.append(is_within.any(dim=1))
+        return {"density": num_within.mean() / num_neighbors, "coverage": torch.cat(is_covered).float().mean()}
 
 
 class NearerThanReal(Metric):
-    """The share of samples that lie nearer to a training image than half of the real images that are none.
+    """The share of samples that lie nearer to their nearest training image than the median of real ones does.
 
-    About one half where samples are as new as these; near 1 where they are copies.
+    About 1/2 if samples are as new as those real images, near 1 if they are copies of training images.
 
     Args:
         training: (N, F), the features of the training images.
@@ -101,7 +107,7 @@ class NearerThanReal(Metric):
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add the features (B, F) of real images or of samples."""
-        distances = torch.cdist(features.float(), self.nearest_to).amin(dim=1)
+        distances = torch.cdist(features, self.nearest_to).amin(dim=1)
         (self.real if real else self.samples).append(distances)
 
     def compute(self) -> Tensor:

@@ -1,6 +1,5 @@
 """The ConvVAE's encoder and decoder, layer by layer as the report lists them."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor, nn
 
 HIDDEN = 2048
 Activation = Literal["none", "sigmoid"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"none": lambda values: values, "sigmoid": torch.sigmoid}
 
 
 class ConvEncoder(nn.Module):
@@ -46,10 +44,11 @@ class ConvDecoder(nn.Sequential):
             deconv(32, 16, stride=2),  # conv7: (B, 16, S, S)
             nn.ConvTranspose2d(16, 3, kernel_size=3, padding=1, bias=False),  # conv8: (B, 3, S, S)
         )
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.activation(super().forward(latents).float())  # in bfloat16 white would be a gray level wide
+        values = super().forward(latents).float()
+        return torch.sigmoid(values) if self.activation == "sigmoid" else values
 
 
 def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:

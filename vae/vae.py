@@ -1,10 +1,11 @@
 """How the ConvVAE learns, and what it can do once it has."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,6 +20,9 @@ from vae.networks import Activation, ConvDecoder, ConvEncoder
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # exp stays finite in float32 and far from any variance that is of use
 MOMENTUM = 0.1  # of the running variance, as BatchNorm's
 
+Likelihood = Literal["fixed", "optimal"]
+Schedule = Literal["constant", "cosine"]
+
 
 class ConvVAE(LightningModule):
     """Convolutional variational autoencoder for square RGB images in [0, 1].
@@ -26,20 +30,22 @@ class ConvVAE(LightningModule):
     While training, the decoder sees a draw from the posterior; in validation and test its mean,
     so that these are repeatable. ``loss = reconstruction + kl``, each the mean over the images of
     a batch of the sum over an image's pixels or latents. The defaults are the report's recipe.
+    Whatever it is, ``bits_per_dim`` is the negative ELBO in bits for each gray level, by which recipes compare
+    (``val`` and ``test`` take the posterior's mean for a draw), and ``sigma`` the decoder's in gray levels.
 
     Args:
         image_size: height and width of the images, in pixels; a multiple of 4.
         latent_dim: number of latents.
         lr: learning rate of Adam.
         likelihood: of the decoder, a Gaussian. ``fixed``: its variance is 1/2, so that ``reconstruction`` is the
-            squared error. ``optimal``: the variance is the mean squared error of each step's images, and
-            ``reconstruction`` the negative log-likelihood; in evaluation it is a running mean over the steps.
+            squared error. ``optimal``: the variance is the mean squared error of each batch, that of all processes,
+            and ``reconstruction`` the negative log-likelihood; in evaluation it is a running mean over the batches.
         activation: at the end of the decoder.
         kl_warmup_steps: the KL divergence's weight grows from 0 to 1 over so many steps; only in training.
         lr_schedule: ``cosine`` lets the learning rate fall to 0 over the run.
 
     Raises:
-        ValueError: if ``image_size`` is not a positive multiple of 4, or another number is too small.
+        ValueError: if ``image_size`` is not a positive multiple of 4, another number is too small, or a name unknown.
     """
 
     variance: Tensor  # (), of the decoder's Gaussian; where it is optimal, what the last steps have found
@@ -49,10 +55,10 @@ class ConvVAE(LightningModule):
         image_size: int,
         latent_dim: int,
         lr: float,
-        likelihood: Literal["fixed", "optimal"] = "fixed",
+        likelihood: Likelihood = "fixed",
         activation: Activation = "none",
         kl_warmup_steps: int = 0,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: Schedule = "constant",
     ) -> None:
         super().__init__()
         if image_size <= 0 or image_size % 4:
@@ -65,7 +71,11 @@ class ConvVAE(LightningModule):
                 f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0; "
                 f"kl_warmup_steps is {kl_warmup_steps}, needs 0 or more."
             )
+        for name, choices in ((likelihood, Likelihood), (activation, Activation), (lr_schedule, Schedule)):
+            if name not in get_args(choices):
+                raise ValueError(f"ConvVAE knows no '{name}', but {' and '.join(get_args(choices))}.")
         self.save_hyperparameters()
+        self.num_values = 3 * image_size**2  # of an image
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
         self.likelihood, self.kl_warmup_steps, self.lr_schedule = likelihood, kl_warmup_steps, lr_schedule
         self.encoder = ConvEncoder(image_size, latent_dim)
@@ -89,18 +99,18 @@ class ConvVAE(LightningModule):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map latents (B, latent_dim) to images (B, 3, S, S) in [0, 1], float32."""
-        return self.decoder(latents).float().clamp(0, 1)
+        return self.decoder(latents).clamp(0, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Decode the posterior's mean: images (B, 3, S, S) in [0, 1] to images alike, as in evaluation."""
         with evaluating(self):
             return self.decode(self.encode(images)[0])
 
-    def sample(self, num_images: int, seed: int, sampler: Sampler = "normal") -> Tensor:
+    def sample(self, num_images: int, seed: int, sampler: Sampler = "prior") -> Tensor:
         """Decode random latents: new images (num_images, 3, S, S) in [0, 1], the same for the same seed.
 
         Args:
-            sampler: ``normal`` draws latents from the prior, ``gaussian`` and ``mixture`` from what
+            sampler: ``prior`` draws latents from the standard normal, ``gaussian`` and ``mixture`` from what
                 :class:`callbacks.FitSamplers` or ``python -m vae fit`` has fitted to the codes of the training images.
 
         Raises:
@@ -109,7 +119,7 @@ class ConvVAE(LightningModule):
         # drawn on the CPU, so that a seed gives the same latents on every device
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(num_images, self.latent_dim, generator=generator)
-        if sampler != "normal":
+        if sampler != "prior":
             latents = self.fitted_codes().draw(latents, sampler, generator)
         with evaluating(self):
             return self.decode(latents.to(self.device))
@@ -122,7 +132,7 @@ class ConvVAE(LightningModule):
         """
         if self.codes is None:
             raise NotFittedError(
-                "nothing was fitted to the codes of this VAE's training images yet, so its only sampler is 'normal'. "
+                "nothing was fitted to the codes of this VAE's training images yet, so its only sampler is 'prior'. "
                 "Train with callbacks.FitSamplers, or fit a checkpoint by python -m vae fit."
             )
         return self.codes
@@ -131,8 +141,9 @@ class ConvVAE(LightningModule):
         checkpoint["codes"] = self.codes and self.codes._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"].setdefault("variance", self.variance)  # older ones had only the report's recipe
         fitted = checkpoint.get("codes")
-        self.codes = fitted and Codes(**fitted)
+        self.codes = fitted and Codes(**{name: tensor.cpu() for name, tensor in fitted.items()})
 
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         mean, log_variance = self.encode(images)
@@ -150,7 +161,7 @@ class ConvVAE(LightningModule):
         self._evaluate("val", images)
 
     def test_step(self, images: Tensor, batch_idx: int) -> None:
-        reconstruction = self._evaluate("test", images).float().clamp(0, 1)
+        reconstruction = self._evaluate("test", images).clamp(0, 1)
         with exact_float32(images.device.type):  # SSIM subtracts squares that nearly agree
             self.quality.update(reconstruction, images)
         self.log_dict(self.quality)
@@ -158,12 +169,13 @@ class ConvVAE(LightningModule):
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         # fused takes a seventh of the time on a CPU, but Lightning cannot clip its gradients under mixed precision
         optimizer = Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None)
         if self.lr_schedule == "constant":
             return optimizer
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, self._cosine), "interval": "step"}]
+        schedule = LambdaLR(optimizer, self._cosine)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _cosine(self, step: int) -> float:
         """Return the share of ``lr`` after a number of steps."""
@@ -172,9 +184,8 @@ class ConvVAE(LightningModule):
         return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
 
     def _calibrate(self, error: Tensor) -> Tensor:
-        """Return the variance at which a step's images, in all processes, are likeliest, and remember it."""
-        num_values = 3 * self.image_size**2
-        optimal = self.trainer.strategy.reduce(error / num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
+        """Return the variance at which a batch is likeliest, that of all processes, and remember it."""
+        optimal = self.trainer.strategy.reduce(error / self.num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
         self.variance.lerp_(optimal, max(MOMENTUM, 1 / (self.trainer.global_step + 1)))
         return optimal
 
@@ -189,8 +200,7 @@ class ConvVAE(LightningModule):
     def _log_loss(
         self, stage: str, error: Tensor, kl: Tensor, variance: Tensor, kl_weight: float, num_images: int
     ) -> Tensor:
-        num_values = 3 * self.image_size**2
-        nll = gaussian_nll(error, variance, num_values)
+        nll = gaussian_nll(error, variance, self.num_values)
         reconstruction = nll if self.likelihood == "optimal" else error
         terms = {
             "loss": reconstruction + kl_weight * kl,
@@ -198,7 +208,7 @@ class ConvVAE(LightningModule):
             "kl": kl,
             "kl_per_latent": kl / self.latent_dim,
             "sigma": 255 * variance.sqrt(),  # gray levels
-            "bits_per_dim": bits_per_dim(nll + kl, num_values),
+            "bits_per_dim": bits_per_dim(nll + kl, self.num_values),
         }
         log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, num_images)
         return terms["loss"]
