@@ -9,9 +9,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-NUM_COMPONENTS = 10  # of the mixture, at most
-NUM_MIXED = 32  # principal directions in which it is one; along the others codes are taken for normally distributed
-CODES_PER_DIRECTION = 5  # that a component needs, or its covariance would be chance
+NUM_COMPONENTS = 200  # of the mixture, at most
+CODES_PER_COMPONENT = 30
+NUM_MIXED = 64  # principal directions in which it is one; along the others codes are taken for normally distributed
+REG_COVAR = (
+    0.01  # where the prior's variance is 1; with less, components explain codes that they have not seen far worse
+)
 
 Sampler = Literal["prior", "gaussian", "mixture"]
 
@@ -54,9 +57,9 @@ def fit_codes(codes: Tensor) -> Codes:
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
     deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
     num_mixed = min(NUM_MIXED, len(deviations))
-    num_components = min(max(1, len(codes) // (CODES_PER_DIRECTION * num_mixed)), NUM_COMPONENTS)
+    num_components = min(max(1, len(codes) // CODES_PER_COMPONENT), NUM_COMPONENTS)
     mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled, so that long directions weigh more at the start
-    mixture = GaussianMixture(num_components, random_state=0)
+    mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components, or slow ones
         mixture.fit(mixed.numpy())
