@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +25,8 @@ class FitSamplers(Callback):
     """Fit the samplers of a VAE to the codes of training images after every validation, so that a checkpoint has them.
 
     Args:
-        num_images: from all over the training set, ever the same ones; after the last of ``max_epochs``, all.
+        num_images: from all over the training set, ever the same ones; after the last of ``max_epochs``, all. For a
+            run that ends otherwise ``python -m vae fit`` can do that.
 
     Raises:
         ValueError: if they are fewer than two.
@@ -45,7 +46,7 @@ class FitSamplers(Callback):
         images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         num_images = len(images) if is_last else min(self.num_images, len(images))
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():  # as fast as training
             return fit_codes(torch.cat([pl_module.encode(batch)[0] for batch in batches(trainer, images, num_images)]))
 
 
@@ -94,15 +95,14 @@ class MeasureSamples(Callback):
         real = torch.cat(self.real)
         num_real = int(trainer.strategy.reduce(torch.tensor(len(real), device=real.device), reduce_op="sum"))
         if num_real < 2 or not len(images):
-            rank_zero_info(
-                f"Samples: not measured by {num_real} test and {len(images)} training images; 2 and 1 are needed."
-            )
+            there_are = f"{num_real} test and {len(images)} training images"
+            rank_zero_info(f"Samples: not measured. There are {there_are}; 2 and 1 are needed.")
             return
         training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
-        samplers: list[Sampler] = ["prior", "gaussian", "mixture"] if pl_module.codes else ["prior"]
-        for sampler in samplers:
+        for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
             quality = sample_quality(training, min(num_real, self.num_samples)).to(pl_module.device)
-            quality.update(real, real=True)
+            for part in real.split(BATCH):  # of all, the distances to the training images might not fit into memory
+                quality.update(part, real=True)
             num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
             for number, start in enumerate(range(0, num_samples, BATCH)):
                 seed = number * trainer.world_size + trainer.global_rank

@@ -32,7 +32,7 @@ from vae import ConvVAE
 
 NUM_SHOWN = 8  # paintings that all models colorize
 COLORIZER_METRICS = ("mse", "mae", "psnr", "ssim", "ciede2000", "colorfulness_difference")
-VAE_METRICS = ("loss", "reconstruction", "kl", "psnr", "ssim")
+VAE_METRICS = ("bits_per_dim", "sigma", "kl", "loss", "reconstruction", "psnr", "ssim")
 METRICS = """\
 mse, mae: squared and absolute errors of a and b, divided by 128. psnr (dB), ssim: of the RGB images, higher is better.
 ciede2000: how different the colors look; up to about 1 they can hardly be told apart. colorfulness difference: below 0

@@ -17,8 +17,8 @@ from torch.multiprocessing import ProcessRaisedException
 import train
 from datamodules.folder import Order
 from tests.test_resuming import CALIBRATED, COLORIZER, metrics, only, run, run_two
-from tests.test_samples import SAMPLERS, last, measuring, results
-from tests.world import tiny, write_painting
+from tests.test_samples import SAMPLERS, measuring, results
+from tests.world import last, tiny, write_painting
 
 
 @pytest.fixture

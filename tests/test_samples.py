@@ -8,7 +8,8 @@ import yaml
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from tests.world import CONFIGS, tiny
+from callbacks import FitSamplers, MeasureSamples
+from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
 from vae.codes import fit_codes
@@ -22,10 +23,6 @@ class Color(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean(dim=(2, 3))
-
-
-def last(run: PigmentCLI) -> Path:
-    return run.run_folder / "checkpoints" / "last.ckpt"
 
 
 def measuring(**settings: object) -> Path:
@@ -128,7 +125,14 @@ def test_of_one_test_image_samples_are_not_measured(
     found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}")).run_folder)
     assert "psnr" in found
     assert not any(name.startswith(SAMPLERS) for name in found)
-    assert "Samples: not measured by 1 test and 14 training images; 2 and 1 are needed." in caplog.messages
+    assert "Samples: not measured. There are 1 test and 14 training images; 2 and 1 are needed." in caplog.messages
+
+
+def test_fewer_than_two_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_images is 1, needs 2 or more"):
+        FitSamplers(num_images=1)
+    with pytest.raises(ValueError, match="num_samples is 0, needs 2 or more"):
+        MeasureSamples(num_samples=0)
 
 
 def test_features_that_are_not_to_be_had_end_a_test_with_a_line(

@@ -1,6 +1,6 @@
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from vae.elbo import MIN_VARIANCE
 # the report's table: output channels and side after each layer, at 100 px
 ENCODER = {"conv1": (16, 100), "conv2": (32, 50), "conv3": (64, 50), "conv4": (16, 25)}
 DECODER = {"conv5": (64, 50), "conv6": (32, 50), "conv7": (16, 100), "conv8": (3, 100)}
+
+CALIBRATED = {"likelihood": "optimal", "activation": "sigmoid", "lr_schedule": "cosine"}
 
 
 def test_layers_are_the_reports() -> None:
@@ -53,8 +55,10 @@ def test_any_multiple_of_4_and_any_number_of_latents(image_size: int, latent_dim
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="knows no 'optimum', but fixed and optimal"):
+    with pytest.raises(ValueError, match=r"init_args.likelihood is 'optimum', needs to be fixed or optimal\."):
         ConvVAE(image_size=8, latent_dim=2, lr=1e-3, likelihood="optimum")
+    with pytest.raises(ValueError, match=r"sampler is 'mixtur', needs to be prior or gaussian or mixture\."):
+        ConvVAE(image_size=8, latent_dim=2, lr=1e-3).sample(1, seed=0, sampler="mixtur")
 
 
 def test_every_size_can_be_tested() -> None:
@@ -106,13 +110,11 @@ def test_a_few_steps_learn_to_tell_flat_colors_apart() -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize(("likelihood", "steps"), [("fixed", 2), ("optimal", 500)])
-def test_training_stays_finite_when_log_variances_do_not(
-    precision: str, likelihood: Literal["fixed", "optimal"], steps: int
-) -> None:
-    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, likelihood=likelihood)
+@pytest.mark.parametrize("settings", [{}, CALIBRATED], ids=["report", "calibrated"])
+def test_training_stays_finite_when_log_variances_do_not(precision: str, settings: dict[str, Any]) -> None:
+    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, **settings)
     model.encoder.log_variance.bias.data = torch.tensor([-1e4, 1e4, 0])
-    trainer = fit(model, torch.rand(4, 3, 8, 8), steps=steps, precision=precision)
+    trainer = fit(model, torch.rand(4, 3, 8, 8), steps=500, precision=precision)
     assert all(metric.isfinite() and metric.dtype == torch.float32 for metric in trainer.callback_metrics.values())
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks.images import COLUMNS
 from tests.test_images import cells
-from tests.world import CONFIGS, tiny
+from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI
 from train import main as train
 from vae import ConvVAE
@@ -17,10 +17,7 @@ from vae.__main__ import main
 
 @pytest.fixture
 def files(vae_run: PigmentCLI) -> list[Path]:
-    return [
-        vae_run.datamodule.folder / "Test" / "Lime" / "0_100.jpg",
-        vae_run.datamodule.folder / "Test/Orange/1_100.jpg",
-    ]
+    return [vae_run.datamodule.folder / "Test" / name for name in ("Lime/0_100.jpg", "Orange/1_100.jpg")]
 
 
 def draw(command: str, checkpoint: Path, *more: str) -> np.ndarray:
@@ -40,10 +37,6 @@ def read(path: Path) -> Tensor:
 def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 1
-
-
-def last(run: PigmentCLI) -> Path:
-    return run.run_folder / "checkpoints" / "last.ckpt"
 
 
 def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
@@ -136,6 +129,7 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
         (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a VAE's checkpoint"),
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
+        (["neighbors", "--root="], "there is no folder ''"),
         (["neighbors", "--root=none"], "there is no folder 'none': name that of the training images by --root"),
         (["sample", "--out=text.ckpt/grid.png"], "text.ckpt'"),
     ],

@@ -128,6 +128,11 @@ def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml"
     ]
 
 
+def last(run: Any) -> Path:
+    """Return the last checkpoint of a run."""
+    return run.run_folder / "checkpoints" / "last.ckpt"
+
+
 def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All that a run in offline mode holds, by type of record, as W&B's own tool reads it; stops included, by time."""
     records: dict[str, list[dict[str, Any]]] = {}

@@ -1,4 +1,5 @@
 """Play with a trained VAE: python -m vae sample --ckpt CKPT --out samples.png"""
+# an entry point, like train.py: the rest of vae knows neither data nor callbacks
 
 import argparse
 import sys
@@ -22,7 +23,7 @@ from vae import ConvVAE
 from vae.codes import NotFittedError, Sampler, fit_codes, slerp
 
 DATA_MODULES = {f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)}
-REACH = 3  # standard deviations, to which directions are traversed either way
+REACH = 3  # standard deviations that a direction is followed either way
 BATCH = 256  # images that are encoded or compared at a time
 
 
@@ -59,12 +60,16 @@ def make_parser() -> argparse.ArgumentParser:
     command[fit] = add(fit, "checkpoint")
     command[reconstruct].add_argument("files", nargs="+", type=Path, metavar="FILE")
     command[interpolate].add_argument("files", nargs=2, type=Path, metavar="FILE")
-    command[interpolate].add_argument("--steps", type=positive, default=8, help="decoded images: %(default)s")
-    command[traverse].add_argument("--directions", type=positive, default=8, help="the longest ones: %(default)s")
+    command[interpolate].add_argument("--steps", type=positive, default=8, help="images between the two: %(default)s")
+    command[traverse].add_argument(
+        "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
+    )
     for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
-        command[run].add_argument("--number", type=positive, default=number, help="of new images: %(default)s")
-        command[run].add_argument("--seed", type=int, default=0, help="of what is drawn at random: %(default)s")
-        command[run].add_argument("--sampler", choices=get_args(Sampler), default="mixture", help="%(default)s")
+        command[run].add_argument("--number", type=positive, default=number, help="of images: %(default)s")
+        command[run].add_argument("--seed", type=int, default=0, help="the same one draws the same images: %(default)s")
+        command[run].add_argument(
+            "--sampler", choices=get_args(Sampler), default="mixture", help="what they are drawn from: %(default)s"
+        )
     for run in (neighbors, fit):
         command[run].add_argument("--root", help="folder of the training images; that of the run, if left out")
     return parser
@@ -90,7 +95,7 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """A strip that leads from one image file to another, over the sphere on which codes lie."""
+    """A strip that leads from one image file to another, along the arc between their codes."""
     vae, _ = load(options.ckpt)
     images = read(options.files, vae)
     with evaluating(vae):
@@ -177,8 +182,8 @@ def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) 
     kind = DATA_MODULES.get(data.get("_class_path"))
     if root is None and kind is None:
         raise UsageError("the checkpoint does not say what it was trained on: name the folder of the images by --root")
-    folder = root or data["root"]
-    if folder and not folder.startswith("kaggle:") and not Path(folder).is_dir():
+    folder = data["root"] if root is None else root
+    if folder is not None and not folder.startswith("kaggle:") and not (folder and Path(folder).is_dir()):
         raise UsageError(f"there is no folder '{folder}': name that of the training images by --root")
     images = (kind or FruitsDataModule)(folder, vae.image_size, batch_size=BATCH).images("train")
     if len(images) < 2:

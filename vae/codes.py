@@ -1,6 +1,7 @@
-"""How the codes of images are distributed, from which new ones are drawn: ex-post density estimation.
+"""The distribution of codes, from which new ones are drawn: ex-post density estimation.
 
-Ghosh, Sajjadi, Vergari, Black & Schölkopf 2020, "From Variational to Deterministic Autoencoders", section 4.
+An image's code is the mean of the posterior that it is encoded into. Ghosh, Sajjadi, Vergari, Black & Schölkopf 2020,
+"From Variational to Deterministic Autoencoders", section 4.
 """
 
 import warnings
@@ -10,11 +11,9 @@ import torch
 from torch import Tensor
 
 NUM_COMPONENTS = 200  # of the mixture, at most
-CODES_PER_COMPONENT = 30
-NUM_MIXED = 64  # principal directions in which it is one; along the others codes are taken for normally distributed
-REG_COVAR = (
-    0.01  # where the prior's variance is 1; with less, components explain codes that they have not seen far worse
-)
+CODES_PER_COMPONENT = 30  # on average, at least
+NUM_MIXED = 64  # principal directions, the longest, which the mixture models; along the others a Gaussian has to do
+REG_COVAR = 0.01  # least variance of components, the prior's being 1; with less they explain unseen codes far worse
 
 Sampler = Literal["prior", "gaussian", "mixture"]
 
@@ -58,7 +57,7 @@ def fit_codes(codes: Tensor) -> Codes:
     deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
     num_mixed = min(NUM_MIXED, len(deviations))
     num_components = min(max(1, len(codes) // CODES_PER_COMPONENT), NUM_COMPONENTS)
-    mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled, so that long directions weigh more at the start
+    mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled: k-means heeds long ones most
     mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components, or slow ones

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-MIN_VARIANCE = 1 / (2 * math.pi * 255**2)  # a Gaussian of it is nowhere denser than 1 per gray level
+MIN_VARIANCE = 1 / (2 * math.pi * 255**2)  # the Gaussian's density then peaks at 1 per gray level
 
 
 def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
     & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders".
 
     Args:
-        error: sum of squared errors over an image's values, which are in [0, 1]; a mean over images gives theirs.
+        error: sum of squared errors over an image's values, which are in [0, 1]; of their mean over images the result
+            is the mean.
         variance: over 0, of a value about its reconstruction; of a shape that broadcasts against ``error``.
         num_values: of an image, pixels times channels.
 
@@ -45,7 +46,7 @@ def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
 
 
 def bits_per_dim(nats: Tensor, num_values: int) -> Tensor:
-    """Convert nats of an image of gray levels to bits for each of its values: 8 is what they take as they are."""
+    """Convert an image's nats to bits for each of its values, of which a plain 8-bit one takes 8."""
     return nats / (num_values * math.log(2))
 
 

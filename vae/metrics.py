@@ -50,10 +50,10 @@ class Inception(nn.Module):
 class DensityCoverage(Metric):
     """How real samples look, and how much of the real they cover, in terms of the real images' neighborhoods.
 
-    Such a neighborhood reaches to the k-th nearest real image. Density is the mean number of those that a sample lies
-    in, divided by k: about 1 if samples are like the real images, 0 if unlike. Coverage is the share of neighborhoods,
-    up to 1, that hold a sample. Naeem, Oh, Uh, Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for
-    Generative Models", section 3.
+    The neighborhood of a real image reaches to its k-th nearest real one. Density is the number of neighborhoods that
+    a sample lies in, on average, divided by k: about 1 if samples are like the real images, 0 if unlike, above 1 if
+    they crowd where real ones do. Coverage is the share of neighborhoods that hold a sample, at most 1. Naeem, Oh, Uh,
+    Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.
 
     Args:
         num_neighbors: the paper's k; of so few real images that they have not as many, one less than there are.
@@ -86,7 +86,7 @@ class DensityCoverage(Metric):
 
 
 class NearerThanReal(Metric):
-    """The share of samples that lie nearer to their nearest training image than the median of real ones does.
+    """The share of samples that are nearer to a training image than the median real image is.
 
     About 1/2 if samples are as new as those real images, near 1 if they are copies of training images.
 

@@ -27,38 +27,38 @@ Schedule = Literal["constant", "cosine"]
 class ConvVAE(LightningModule):
     """Convolutional variational autoencoder for square RGB images in [0, 1].
 
-    While training, the decoder sees a draw from the posterior; in validation and test its mean,
-    so that these are repeatable. ``loss = reconstruction + kl``, each the mean over the images of
-    a batch of the sum over an image's pixels or latents. The defaults are the report's recipe.
-    Whatever it is, ``bits_per_dim`` is the negative ELBO in bits for each gray level, by which recipes compare
-    (``val`` and ``test`` take the posterior's mean for a draw), and ``sigma`` the decoder's in gray levels.
+    While training, the decoder sees a draw from the posterior; in validation and test the posterior's mean, so that
+    these are repeatable. ``loss = reconstruction + kl``: both are summed over an image's values or latents, and
+    averaged over the batch. The defaults are the report's recipe. Every recipe logs ``bits_per_dim``, the negative ELBO
+    in bits per gray level, by which recipes compare, and ``sigma``, the decoder's in gray levels.
 
     Args:
         image_size: height and width of the images, in pixels; a multiple of 4.
         latent_dim: number of latents.
         lr: learning rate of Adam.
+        lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run; a run that is lengthened afterwards
+            goes back up.
         likelihood: of the decoder, a Gaussian. ``fixed``: its variance is 1/2, so that ``reconstruction`` is the
             squared error. ``optimal``: the variance is the mean squared error of each batch, that of all processes,
             and ``reconstruction`` the negative log-likelihood; in evaluation it is a running mean over the batches.
+        kl_warmup_steps: steps over which the KL divergence's weight in the training loss grows from 0 to 1.
         activation: at the end of the decoder.
-        kl_warmup_steps: the KL divergence's weight grows from 0 to 1 over so many steps; only in training.
-        lr_schedule: ``cosine`` lets the learning rate fall to 0 over the run.
 
     Raises:
         ValueError: if ``image_size`` is not a positive multiple of 4, another number is too small, or a name unknown.
     """
 
-    variance: Tensor  # (), of the decoder's Gaussian; where it is optimal, what the last steps have found
+    variance: Tensor  # (), of the decoder's Gaussian; with likelihood optimal, a running mean over the batches
 
     def __init__(
         self,
         image_size: int,
         latent_dim: int,
         lr: float,
-        likelihood: Likelihood = "fixed",
-        activation: Activation = "none",
-        kl_warmup_steps: int = 0,
         lr_schedule: Schedule = "constant",
+        likelihood: Likelihood = "fixed",
+        kl_warmup_steps: int = 0,
+        activation: Activation = "none",
     ) -> None:
         super().__init__()
         if image_size <= 0 or image_size % 4:
@@ -71,9 +71,9 @@ class ConvVAE(LightningModule):
                 f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0; "
                 f"kl_warmup_steps is {kl_warmup_steps}, needs 0 or more."
             )
-        for name, choices in ((likelihood, Likelihood), (activation, Activation), (lr_schedule, Schedule)):
-            if name not in get_args(choices):
-                raise ValueError(f"ConvVAE knows no '{name}', but {' and '.join(get_args(choices))}.")
+        check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
+        check_choice("model.init_args.likelihood", likelihood, Likelihood)
+        check_choice("model.init_args.activation", activation, Activation)
         self.save_hyperparameters()
         self.num_values = 3 * image_size**2  # of an image
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
@@ -115,7 +115,9 @@ class ConvVAE(LightningModule):
 
         Raises:
             NotFittedError: if nothing was.
+            ValueError: if there is no such sampler.
         """
+        check_choice("sampler", sampler, Sampler)
         # drawn on the CPU, so that a seed gives the same latents on every device
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(num_images, self.latent_dim, generator=generator)
@@ -150,7 +152,7 @@ class ConvVAE(LightningModule):
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         error = squared_error(self.decoder(latents), images).mean()
         kl = kl_divergence(mean, log_variance).mean()
-        # detached: by its optimum the gradient of the likelihood does not change
+        # detached: at its optimum the likelihood does not change with the variance, so the gradient is the same
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
         kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
         loss = self._log_loss("train", error, kl, variance, kl_weight, len(images))
@@ -179,8 +181,8 @@ class ConvVAE(LightningModule):
 
     def _cosine(self, step: int) -> float:
         """Return the share of ``lr`` after a number of steps."""
-        # asked only once there are steps: counting them all makes Lightning build the loader of the training images,
-        # which before a checkpoint is restored would begin at its first batch
+        # steps are not counted at step 0: Lightning would build the training loader, which before a checkpoint is
+        # restored would begin at the first batch
         return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
 
     def _calibrate(self, error: Tensor) -> Tensor:
@@ -212,3 +214,9 @@ class ConvVAE(LightningModule):
         }
         log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, num_images)
         return terms["loss"]
+
+
+def check_choice(argument: str, given: str, choices: object) -> None:
+    """Raise a ValueError if ``given`` is none of a Literal's values; only the command line checks annotations."""
+    if given not in get_args(choices):
+        raise ValueError(f"{argument} is '{given}', needs to be {' or '.join(get_args(choices))}.")
