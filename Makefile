@@ -15,7 +15,7 @@ study: setup
 	$(RUN) study report --out runs/demo-study
 
 test: setup
-	$(RUN) pytest --numprocesses auto
+	$(RUN) pytest --numprocesses auto --dist worksteal
 
 lint: setup
 	$(RUN) ruff check .

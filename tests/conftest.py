@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sklearn.mixture  # noqa: F401 - takes a second, in each process that is forked later, if not here
 import torch
 import wandb
 
