@@ -1,6 +1,11 @@
 """The smallest world in which everything runs: a few tiny fruits, one thread, no network, nothing outside tmp_path."""
 
+# ruff: noqa: E402
 import os
+
+# before anything is imported that counts cores: a forked process would wait for threads that only its parent has
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Iterator
 from pathlib import Path
 
