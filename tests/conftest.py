@@ -1,6 +1,5 @@
 """The smallest world in which everything runs: a few tiny fruits, one thread, no network, nothing outside tmp_path."""
 
-# ruff: noqa: E402
 import os
 
 # before anything is imported that counts cores: a forked process would wait for threads that only its parent has
