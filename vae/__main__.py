@@ -66,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
         command[run].add_argument("--number", type=positive, default=number, help="of images: %(default)s")
-        command[run].add_argument("--seed", type=int, default=0, help="the same one draws the same images: %(default)s")
+        command[run].add_argument(
+            "--seed", type=seed, default=0, help="the same one draws the same images: %(default)s"
+        )
         command[run].add_argument(
             "--sampler", choices=get_args(Sampler), default="mixture", help="what they are drawn from: %(default)s"
         )
@@ -77,6 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def positive(number: str) -> int:
     if int(number) < 1:
+        raise ValueError
+    return int(number)
+
+
+def seed(number: str) -> int:
+    if not 0 <= int(number) < 2**63:
         raise ValueError
     return int(number)
 
@@ -116,7 +124,7 @@ def traverse(options: argparse.Namespace) -> None:
 
 
 def neighbors(options: argparse.Namespace) -> None:
-    """New images, and below each the training image that differs least from it: is it a copy?"""
+    """New images, and below each the training image that differs least from it."""
     vae, checkpoint = load(options.ckpt)
     images = vae.sample(options.number, options.seed, options.sampler)
     training = training_images(options.root, vae, checkpoint)
