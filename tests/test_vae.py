@@ -110,13 +110,13 @@ def test_a_few_steps_learn_to_tell_flat_colors_apart() -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("settings", [{}, CALIBRATED], ids=["report", "calibrated"])
-def test_training_stays_finite_when_log_variances_do_not(precision: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("settings", "epochs"), [({}, 1), (CALIBRATED, 5)], ids=["report", "calibrated"])
+def test_training_stays_finite_when_log_variances_do_not(precision: str, settings: dict[str, Any], epochs: int) -> None:
     model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, **settings)
     model.encoder.log_variance.bias.data = torch.tensor([-1e4, 1e4, 0])
-    trainer = make_trainer(max_epochs=5, precision=precision)
+    trainer = make_trainer(max_epochs=epochs, precision=precision)
     trainer.fit(model, DataLoader(torch.rand(400, 3, 8, 8), 4))
-    assert trainer.global_step == 500
+    assert trainer.global_step == 100 * epochs
     assert all(metric.isfinite() and metric.dtype == torch.float32 for metric in trainer.callback_metrics.values())
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
