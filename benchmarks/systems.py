@@ -49,7 +49,7 @@ class Colorizing(nn.Module):
 
     def loss(self, images: Tensor) -> Tensor:
         lightness, chroma = (rgb_to_lab(images) / self.scale).split([1, 2], dim=1)
-        return F.mse_loss(self.net(lightness).float(), chroma)
+        return F.mse_loss(self.net(lightness).float(memory_format=torch.contiguous_format), chroma)
 
 
 class VAE(nn.Module):

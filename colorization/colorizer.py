@@ -90,7 +90,8 @@ class Colorizer(LightningModule):
         """Predict the chroma (B, 2, H, W) in [-1, 1], float32, of lightness (B, 1, H, W) in [0, 1] of any size."""
         height, width = lightness.shape[2:]
         margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
-        return self.net(F.pad(lightness, margin, mode="replicate"))[..., :height, :width].float()
+        chroma = self.net(F.pad(lightness, margin, mode="replicate"))[..., :height, :width]
+        return chroma.float(memory_format=torch.contiguous_format)  # Lab's: errors across two layouts take twice as long
 
     def colorize(self, images: Tensor) -> Tensor:
         """Color RGB images (B, 3, H, W) in [0, 1] anew from their lightness, as in evaluation."""

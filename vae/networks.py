@@ -55,7 +55,7 @@ def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -65,9 +65,9 @@ def deconv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
             channels_in, channels_out, kernel_size=3, stride=stride, padding=1, output_padding=stride - 1, bias=False
         ),
         nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 
 def linear(features_in: int, features_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(features_in, features_out), nn.BatchNorm1d(features_out), nn.ReLU())
+    return nn.Sequential(nn.Linear(features_in, features_out), nn.BatchNorm1d(features_out), nn.ReLU(inplace=True))
