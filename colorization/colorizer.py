@@ -91,7 +91,9 @@ class Colorizer(LightningModule):
         height, width = lightness.shape[2:]
         margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
         chroma = self.net(F.pad(lightness, margin, mode="replicate"))[..., :height, :width]
-        return chroma.float(memory_format=torch.contiguous_format)  # Lab's: errors across two layouts take twice as long
+        return chroma.float(
+            memory_format=torch.contiguous_format
+        )  # Lab's: errors across two layouts take twice as long
 
     def colorize(self, images: Tensor) -> Tensor:
         """Color RGB images (B, 3, H, W) in [0, 1] anew from their lightness, as in evaluation."""

@@ -91,7 +91,9 @@ class ResNetNet(nn.Module):
 
 
 def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1), nn.ReLU(inplace=True)
+    )
 
 
 def up(channels_in: int, channels_out: int) -> nn.Sequential:

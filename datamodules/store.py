@@ -253,7 +253,9 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-        square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+        if image.size != (size, size):  # else fit would copy it
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        square = np.asarray(image)
         return np.ascontiguousarray(upright(square, lies))
 
 
@@ -308,11 +310,10 @@ def _judge(root: Path, size: int, pixels: int, stopped: Event, numbered_file: tu
     if stopped.is_set():
         return digest, "stopped"
     try:
-        path = os.path.join(root, file.path)
-        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError("a pipe or a device, not a file")  # reading it might never end
-        with open(path, "rb") as content:
-            data = content.read()
+        with open(os.path.join(root, file.path), "rb", buffering=0, opener=_without_waiting) as content:
+            if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
+                raise ValueError("a pipe or a device, not a file")  # reading it might never end
+            data = content.readall()
         digest = hashlib.blake2b(data, digest_size=16).digest()
         if not data:
             raise ValueError("empty file")
@@ -323,6 +324,11 @@ def _judge(root: Path, size: int, pixels: int, stopped: Event, numbered_file: tu
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     thinning = math.ceil(size / THUMBNAIL)
     return digest, image[::thinning, ::thinning].copy()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe would else wait for somebody who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _entries(files: Iterable[File], judged: Iterable[Judged]) -> Iterator[Entry]:
