@@ -21,7 +21,8 @@ def main(folder: str, size: str) -> None:
         with Image.open(path) as image:
             image.draft(None, (2 * side, 2 * side))
             rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-            np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
+            square = rgb if rgb.size == (side, side) else ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC)
+            np.asarray(square)
 
     start = time.perf_counter()
     with ThreadPool() as pool:

@@ -45,7 +45,7 @@ class StopWhenNotFinite(Callback):
             # a sum shows what its terms hold that is not finite, and on a CPU takes a tenth of their maximum's time
             gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
             checked += [gradient.sum(dtype=torch.float32) for gradient in gradients]  # float16 might not hold it
-        is_finite = torch.stack(checked).isfinite().tolist()  # the device is waited for only here
+        is_finite = torch.stack(checked).isfinite().tolist()  # waits for the device
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
             first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1
             self._stop(trainer, pl_module, *self.batches[first][:2])

@@ -149,10 +149,12 @@ class ResumeExactly(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything puts it
         place = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        # for a GPU that is not there torch.manual_seed formats the call stack, which costs a millisecond
-        set_seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
-        set_seed(int(place.generate_state(1, np.uint64)[0]))
+        batch_seed = int(place.generate_state(1, np.uint64)[0])
+        # not by torch.manual_seed, which formats the call stack for every kind of device that is not there: 1 ms
+        torch.default_generator.manual_seed(batch_seed)
+        device = trainer.strategy.root_device
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(batch_seed)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         begun: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total

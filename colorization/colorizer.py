@@ -90,10 +90,11 @@ class Colorizer(LightningModule):
         """Predict the chroma (B, 2, H, W) in [-1, 1], float32, of lightness (B, 1, H, W) in [0, 1] of any size."""
         height, width = lightness.shape[2:]
         margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
-        chroma = self.net(F.pad(lightness, margin, mode="replicate"))[..., :height, :width]
-        return chroma.float(
-            memory_format=torch.contiguous_format
-        )  # Lab's: errors across two layouts take twice as long
+        if any(margin):
+            lightness = F.pad(lightness, margin, mode="replicate")
+        chroma = self.net(lightness)[..., :height, :width]
+        # in the layout of Lab, since errors across two layouts take twice as long
+        return chroma.float(memory_format=torch.contiguous_format)
 
     def colorize(self, images: Tensor) -> Tensor:
         """Color RGB images (B, 3, H, W) in [0, 1] anew from their lightness, as in evaluation."""
@@ -105,7 +106,7 @@ class Colorizer(LightningModule):
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
         loss = self._log_errors("train/", self(lightness), chroma)
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:

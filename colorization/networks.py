@@ -91,9 +91,8 @@ class ResNetNet(nn.Module):
 
 
 def conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1), nn.ReLU(inplace=True)
-    )
+    convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1)
+    return nn.Sequential(convolution, nn.ReLU(inplace=True))
 
 
 def up(channels_in: int, channels_out: int) -> nn.Sequential:

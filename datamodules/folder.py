@@ -130,7 +130,7 @@ class FolderDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Any]:
         images = (FlippedImages if self.flip else Images)(self.store, "train", self.on_device)
         self.order = (FlippedOrder if self.flip else Order)(images, *self._processes(), self.seed, self.batch_size)
-        if self.trainer:  # which may go on from a checkpoint; when it sets the epoch itself, workers read ahead already
+        if self.trainer:  # the start is set here: when Lightning calls set_epoch, workers have read ahead already
             loop: Any = self.trainer.fit_loop
             batch_idx = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
             if batch_idx and self.batches_of_checkpoint != self.state_dict():

@@ -1,8 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from callbacks import progress
+from callbacks.loggers import read_metrics
 from callbacks.resuming import Interrupted
 from tests.test_resuming import GO_ON, at
 from tests.world import tiny
@@ -17,6 +19,16 @@ def test_the_bar_is_drawn_now_and_then_and_at_the_end(
     said = "".join(capsys.readouterr())
     drawn = [step for step in range(5) if f" {step}/4 " in said]
     assert drawn == [0, 1, 4]
+
+
+def test_the_bar_shows_the_loss_of_the_step_drawn(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    shown = re.findall(r" 4/4 .*?train/loss_step=([\d.e+]+)", "".join(capsys.readouterr()))
+    losses = [
+        row["train/loss_step"] for row in read_metrics(run.run_folder / "metrics.csv") if "train/loss_step" in row
+    ]
+    assert len(losses) == 4
+    assert float(shown[-1]) == pytest.approx(float(losses[-1]), rel=0.01)
 
 
 def test_the_bar_can_be_left_out(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,7 @@ class ConvVAE(LightningModule):
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
         kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
         loss = self._log_loss("train", error, kl, variance, kl_weight, len(images))
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
