@@ -199,7 +199,7 @@ def computes_bfloat16(accelerator: str) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc hand out freed memory again; zeroing fresh pages from the system costs up to a third of a CPU step."""
+    """Let glibc hand out freed memory again; zeroing fresh pages from the system can cost a third of a CPU step."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)  # blocks
