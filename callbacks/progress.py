@@ -18,8 +18,10 @@ class ProgressBar(TQDMProgressBar):
     """
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        losses = {name: value.item() for name, value in trainer.callback_metrics.items() if name == "train/loss_step"}
-        return {**super().get_metrics(trainer, pl_module), **losses}
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        if "train/loss_step" in trainer.callback_metrics:
+            metrics["train/loss_step"] = trainer.callback_metrics["train/loss_step"].item()
+        return metrics
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_start(trainer, *args)

@@ -23,7 +23,7 @@ def test_the_bar_is_drawn_now_and_then_and_at_the_end(
 
 def test_the_bar_shows_the_loss_of_the_step_drawn(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
-    shown = re.findall(r" 4/4 .*?train/loss_step=([\d.e+]+)", "".join(capsys.readouterr()))
+    shown = re.findall(r" 4/4 .*?train/loss_step=([\d.e+-]+)", "".join(capsys.readouterr()))
     losses = [
         row["train/loss_step"] for row in read_metrics(run.run_folder / "metrics.csv") if "train/loss_step" in row
     ]
