@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 
 @contextmanager
@@ -29,16 +31,51 @@ def exact_float32(device_type: str) -> Iterator[None]:
         yield
 
 
-def log_means(module: LightningModule, values: dict[str, Tensor], num_images: int) -> None:
-    """Log means over a batch's images; at the end of the epoch they become means over all images of all processes."""
-    for name, value in values.items():
-        module.log(
-            name,
-            value,
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            # not as an integer, of which Lightning takes the mean over the processes as an integer, too
-            batch_size=float(num_images),  # type: ignore[arg-type]
-            prog_bar=name.endswith("/loss"),
-        )
+class EpochMean(Metric):
+    """Mean over the images of an epoch, in all processes; unlike torchmetrics' own it never waits for the device."""
+
+    total: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, num_images: int | Tensor) -> None:
+        self.total += total
+        self.num_images += num_images
+
+    def compute(self) -> Tensor:
+        return self.total / self.num_images
+
+
+class LogsMeans(LightningModule):
+    """A LightningModule that logs means over all images of an epoch.
+
+    Attributes:
+        means: of the epoch up to now, by the names under which they are logged at its end.
+    """
+
+    means: dict[str, EpochMean]
+
+    def setup(self, stage: str) -> None:
+        self.means = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer._logger_connector.should_update_logs:  # else it would be logged in vain
+            self.log("train/loss_step", outputs["loss"] * self.trainer.accumulate_grad_batches)
+
+    def log_means(self, values: dict[str, Tensor], num_images: int) -> None:
+        """Add means over a batch's images to those of the epoch."""
+        for name, value in values.items():
+            self.add_to_mean(name, value.detach() * num_images, num_images)
+
+    def add_to_mean(self, name: str, total: Tensor, num_images: int | Tensor) -> None:
+        """Add a sum over a number of images to the mean of the epoch."""
+        if name not in self.means:
+            self.means[name] = EpochMean().to(self.device)
+        mean = self.means[name]
+        if not mean.update_called:  # since then Lightning knows it; to log each value takes 0.3 ms, on a CPU
+            self.log(name, mean, on_epoch=True, on_step=False, prog_bar=name.endswith("/loss"), metric_attribute=name)
+        mean.update(total, num_images)

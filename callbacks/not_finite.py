@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from callbacks.media import run_folder
 from datamodules.folder import FolderDataModule
+from evaluation import LogsMeans
 
 
 class NotFiniteError(ArithmeticError):
@@ -43,7 +44,8 @@ class StopWhenNotFinite(Callback):
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             # a sum shows what its terms hold that is not finite, and on a CPU takes a tenth of their maximum's time
-            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
             checked += [gradient.sum(dtype=torch.float32) for gradient in gradients]  # float16 might not hold it
         is_finite = torch.stack(checked).isfinite().tolist()  # waits for the device
         if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
@@ -52,8 +54,8 @@ class StopWhenNotFinite(Callback):
         self.batches.clear()
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, batch: Tensor) -> None:
-        metrics = trainer.fit_loop.epoch_loop._results.values()
-        terms = [metric.meta.name for metric in metrics if metric.meta.on_epoch and not metric.value.isfinite()]
+        means = pl_module.means if isinstance(pl_module, LogsMeans) else {}
+        terms = [name for name, mean in means.items() if not mean.total.isfinite()]
         gradients = {name: weight.grad for name, weight in pl_module.named_parameters() if weight.grad is not None}
         spoiled = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         terms += [f"the gradient of {name}" for name in spoiled if not terms]

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
 
 SECONDS = 0.5  # between two drawings
 
@@ -17,10 +18,12 @@ class ProgressBar(TQDMProgressBar):
     shows the loss of the last step, for which Lightning's ``prog_bar=True`` would wait for the device after every step.
     """
 
+    loss: Tensor | None = None  # of the last step
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        if "train/loss_step" in trainer.callback_metrics:
-            metrics["train/loss_step"] = trainer.callback_metrics["train/loss_step"].item()
+        if self.loss is not None:
+            metrics["train/loss_step"] = self.loss.item() * trainer.accumulate_grad_batches
         return metrics
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
@@ -34,6 +37,7 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.loss = outputs["loss"]
         now = time.monotonic()
         if now - self.drawn >= SECONDS or batch_idx + 1 == trainer.num_training_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -13,8 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from callbacks.loggers import ResumableCSVLogger
+from evaluation import LogsMeans
 
 
 class Interrupted(SystemExit):
@@ -127,21 +129,17 @@ class ResumeExactly(Callback):
     """Make a run that goes on from a checkpoint end as the run that was never stopped.
 
     The random state is set anew for every batch, to a function of ``seed_everything`` (or else 0), epoch, batch and
-    process, so that there is none to save. What checkpoints lack is added to them: the running means of the epoch's
-    metrics, and the run's id.
+    process, so that there is none to save. What checkpoints lack is added to them: the run's id, and the epoch's means
+    up to now, of a model that is a :class:`evaluation.LogsMeans`.
     """
 
     def __init__(self) -> None:
-        self.running_means: dict[str, Any] = {}
+        self.epoch_sums: dict[str, Tensor] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        results = trainer.fit_loop.epoch_loop._results
-        for key, saved in self.running_means.items():
-            value, num_images = saved["sums"][trainer.global_rank].float().to(trainer.strategy.root_device)
-            results.log(**saved["log"], value=value, sync_dist_fn=trainer.strategy.reduce, batch_size=1)
-            results[key].value, results[key].cumulated_batch_size = value, num_images
-            trainer._logger_connector._first_loop_iter = False  # the first batch of an epoch would reset them
-        self.running_means = {}
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        for name, sums in self.epoch_sums.items():
+            pl_module.add_to_mean(name, *sums[trainer.global_rank].float().to(pl_module.device))
+        self.epoch_sums = {}
         for logger in trainer.loggers:
             if isinstance(logger, ResumableCSVLogger):
                 logger.rewind(trainer.global_step)
@@ -164,29 +162,29 @@ class ResumeExactly(Callback):
         checkpoint["run_id"] = Path(trainer.default_root_dir).name
         loops = checkpoint["loops"]["fit_loop"]
         epochs = loops["epoch_progress"]["current"]
-        checkpoint["running_means"] = running_means(trainer) if epochs["started"] > epochs["processed"] else {}
+        is_within = epochs["started"] > epochs["processed"]
+        checkpoint["epoch_sums"] = epoch_sums(trainer, pl_module) if is_within else {}
         mend_progress(loops)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.running_means = {
-            key: saved
-            for key, saved in checkpoint.get("running_means", {}).items()
-            if len(saved["sums"]) == trainer.world_size  # other processes have seen other images
+        self.epoch_sums = {
+            name: sums
+            for name, sums in checkpoint.get("epoch_sums", {}).items()
+            if len(sums) == trainer.world_size  # other processes have seen other images
         }
 
 
-def running_means(trainer: Trainer) -> dict[str, Any]:
-    """Return how each mean of the epoch is logged and, (processes, 2), each one's sum over images and their number."""
-    means = {}
-    for key, metric in trainer.fit_loop.epoch_loop._results.items():
-        if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch and not metric.has_reset:
-            log = {name: getattr(metric.meta, name) for name in ("fx", "name", "prog_bar", "on_step", "on_epoch")}
+def epoch_sums(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+    """Return for each mean of the training epoch, (processes, 2), each process's sum over images and their number."""
+    found = {}
+    for name, mean in pl_module.means.items() if isinstance(pl_module, LogsMeans) else ():
+        if name.startswith("train/"):
             sums = torch.zeros(trainer.world_size, 2, dtype=torch.float64)  # holds both exactly
-            sums[trainer.global_rank] = torch.stack([metric.value.cpu(), metric.cumulated_batch_size.cpu()])
+            sums[trainer.global_rank] = torch.stack([mean.total, mean.num_images]).cpu()
             if trainer.world_size > 1:
-                sums = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").cpu()
-            means[key] = {"log": {**log, "sync_dist": metric.meta.sync.should}, "sums": sums}
-    return means
+                sums = trainer.strategy.reduce(sums.to(pl_module.device), reduce_op="sum").cpu()
+            found[name] = sums
+    return found
 
 
 def mend_progress(loops: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, RMSprop
@@ -16,10 +15,18 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
 from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from evaluation import evaluating, exact_float32, log_means
+from evaluation import LogsMeans, evaluating, exact_float32
 
 OptimizerName = Literal["rmsprop", "adam", "sgd"]
 LossName = Literal["mse", "mae"]
+
+
+def mean_absolute_error(predicted: Tensor, chroma: Tensor) -> Tensor:
+    """As F.l1_loss; in place, where no gradient needs the difference, in two thirds of its time on a CPU."""
+    difference = predicted - chroma
+    return (difference.abs() if difference.requires_grad else difference.abs_()).mean()
+
+
 OPTIMIZERS: dict[OptimizerName, Callable[..., Optimizer]] = {
     # as in Keras, where these networks come from: by PyTorch's alpha of 0.99 the first step is ten times the learning
     # rate instead of three, which on paintings saturated the deep network's tanh for good, with 3 seeds of 3
@@ -27,11 +34,11 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., Optimizer]] = {
     "adam": Adam,
     "sgd": SGD,
 }
-ERRORS = {"mse": F.mse_loss, "mae": F.l1_loss}
+ERRORS: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "mae": mean_absolute_error}
 PREFIXES = {"prediction": "", "gray": "gray_", "mean_ab": "mean_ab_"}  # of the metrics of each
 
 
-class Colorizer(LightningModule):
+class Colorizer(LogsMeans):
     """Predict the a and b of an image from its lightness, in Lab divided by ``lab_scale``: *chroma* from here on.
 
     Both errors are logged whichever is minimized, so that runs can be compared. ``validate`` and ``test`` log
@@ -106,7 +113,6 @@ class Colorizer(LightningModule):
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
         loss = self._log_errors("train/", self(lightness), chroma)
-        self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
@@ -119,7 +125,9 @@ class Colorizer(LightningModule):
         return self.colorize(images)
 
     def configure_optimizers(self) -> Optimizer:
-        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr)
+        # fused saves a CPU most of its time, but Lightning cannot clip its gradients under mixed precision
+        fused = {} if self.optimizer == "rmsprop" else {"fused": self.trainer.gradient_clip_val is None}
+        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **fused)
 
     def _describe_training(self, chroma: Tensor) -> None:
         """Keep for the checkpoint what baseline and colorizing need to know of the training images."""
@@ -143,9 +151,12 @@ class Colorizer(LightningModule):
             self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
 
     def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
-        errors = {name: error(predicted, chroma) for name, error in ERRORS.items()}
+        errors: dict[str, Tensor] = {
+            name: error(predicted if name == self.loss else predicted.detach(), chroma)
+            for name, error in ERRORS.items()
+        }
         errors["loss"] = errors[self.loss]
-        log_means(self, {f"{prefix}{name}": value for name, value in errors.items()}, len(chroma))
+        self.log_means({f"{prefix}{name}": value for name, value in errors.items()}, len(chroma))
         return errors["loss"]
 
 

@@ -110,9 +110,22 @@ def test_the_loss_is_the_chosen_error_and_both_are_logged(paintings: Path) -> No
     ],
 )
 def test_the_optimizer_has_the_given_rate(optimizer: str, expected: dict[str, Any]) -> None:
-    made = KINDS["shallow"](optimizer=optimizer, lr=0.004).configure_optimizers()
+    colorizer = KINDS["shallow"](optimizer=optimizer, lr=0.004)
+    colorizer.trainer = Trainer(logger=False)
+    made = colorizer.configure_optimizers()
     assert type(made).__name__.lower() == optimizer
     assert {name: made.defaults[name] for name in expected} == expected
+
+
+def test_gradients_can_be_clipped_under_mixed_precision(paintings: Path) -> None:
+    descent = ["--model.init_args.optimizer=sgd", "--model.init_args.lr=1.0"]
+    clipped = [*descent, "--trainer.gradient_clip_val=0.001", "--trainer.precision=bf16-mixed"]
+    before, after = (
+        main(tiny("fit", paintings, *clipped, f"--trainer.max_epochs={epochs}", config=CONFIG)) for epochs in (0, 1)
+    )
+    weights = zip(after.model.net.parameters(), before.model.net.parameters(), strict=True)
+    moved = torch.nn.utils.get_total_norm([new - old for new, old in weights]).item()
+    assert 0.0015 < moved < 0.001 * after.trainer.global_step
 
 
 def test_a_rate_that_is_not_positive_is_refused() -> None:

@@ -4,7 +4,6 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
@@ -12,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from evaluation import evaluating, exact_float32, log_means
+from evaluation import LogsMeans, evaluating, exact_float32
 from vae.codes import Codes, NotFittedError, Sampler
 from vae.elbo import MIN_VARIANCE, bits_per_dim, gaussian_nll, kl_divergence, squared_error
 from vae.networks import Activation, ConvDecoder, ConvEncoder
@@ -24,7 +23,7 @@ Likelihood = Literal["fixed", "optimal"]
 Schedule = Literal["constant", "cosine"]
 
 
-class ConvVAE(LightningModule):
+class ConvVAE(LogsMeans):
     """Convolutional variational autoencoder for square RGB images in [0, 1].
 
     While training, the decoder sees a draw from the posterior; in validation and test the posterior's mean, so that
@@ -156,7 +155,6 @@ class ConvVAE(LightningModule):
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
         kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
         loss = self._log_loss("train", error, kl, variance, kl_weight, len(images))
-        self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
@@ -212,7 +210,7 @@ class ConvVAE(LightningModule):
             "sigma": 255 * variance.sqrt(),  # gray levels
             "bits_per_dim": bits_per_dim(nll + kl, self.num_values),
         }
-        log_means(self, {f"{stage}/{name}": value for name, value in terms.items()}, num_images)
+        self.log_means({f"{stage}/{name}": value for name, value in terms.items()}, num_images)
         return terms["loss"]
 
 
