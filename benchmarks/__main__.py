@@ -19,7 +19,7 @@ from benchmarks.systems import DEVICE, SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
-BUILT, MANY = 3_000, 100_000  # files of which a store is built, and among which one is found again
+BUILT, MANY = 10_000, 100_000  # files of which a store is built, and among which one is found again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
 Figures = dict[str, float]
 Results = dict[str, list[Figures]]  # of each repetition

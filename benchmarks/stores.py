@@ -1,5 +1,6 @@
 """Opening the store of a folder of images, which is built or found: python -m benchmarks.stores FOLDER SIZE"""
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ def main(folder: str, size: str) -> None:
     start = time.perf_counter()
     store = open_store(Path(folder), int(size), layout=None)
     seconds = time.perf_counter() - start
-    say(images_per_second=len(store.pixels) / seconds, seconds=seconds)
+    worker_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # much of it shared with this process
+    say(images_per_second=len(store.pixels) / seconds, seconds=seconds, worker_mb=worker_mb)
 
 
 if __name__ == "__main__":

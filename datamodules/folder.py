@@ -1,7 +1,6 @@
 """Any folder of images, as batches on the device."""
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.store import MANIFEST_FILE, DataError, ImageStore, Part, as_images, open_store
+from datamodules.judge import as_images, as_it_is, leave_group
+from datamodules.store import MANIFEST_FILE, DataError, ImageStore, Part, open_store
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -219,16 +219,6 @@ class FolderDataModule(LightningDataModule, ABC):
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             **order,
         )
-
-
-def leave_group(worker: int) -> None:
-    """Let a signal to all processes of a terminal or a job spare the worker: the training process ends it in time."""
-    os.setpgrp()
-
-
-def as_it_is(batch: Any) -> Any:
-    """Collate nothing: the images of a batch are read into one tensor."""
-    return batch
 
 
 class Images(Dataset[Tensor]):

@@ -5,43 +5,27 @@ import errno
 import gc
 import hashlib
 import json
-import math
 import os
 import shutil
-import stat
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from io import BytesIO
-from itertools import islice
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from threading import Event
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
-from colorization.files import SUFFIXES, orientation, reason, upright
-from colorization.metrics import colorfulness
+from colorization.files import SUFFIXES
 from datamodules.cache import build_once, cache_folder
+from datamodules.judge import Judged, judge
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
 FORMAT = 3  # raised when stores that older code built no longer serve
-MAX_PIXELS = 80_000_000  # of a decoded image; each thread that reads needs 3 bytes for each, and more while scaling
 COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
-MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
-CHUNK = 32  # files that a thread is given at a time
-BLOCK = 256  # files whose colorfulness is measured together
-THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
-Judged = tuple[bytes, NDArray[np.uint8] | str]  # a file's digest, and a thumbnail (h, w, 3) or why it is unreadable
 FINDINGS = {
     "kept": "kept",
     "duplicate": "of them exact copies of another",
@@ -177,11 +161,6 @@ def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> Imag
     return ImageStore(folder, size)
 
 
-def as_images(pixels: NDArray[np.uint8]) -> Tensor:
-    """View pixels (N, H, W, 3) as a tensor (N, 3, H, W), in the channels-last layout in which networks train faster."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
 def read_manifest(folder: Path) -> Iterator[Entry]:
     """Read what became of every file, ordered by part and path."""
     with (folder / MANIFEST_FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
@@ -226,39 +205,6 @@ def find_images(root: Path, folder: str, part: Part | None) -> Iterator[File]:
         pending += sorted(subfolders)
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image file: upright, in 8 bits, and on white where it is transparent.
-
-    Returns:
-        (size, size, 3) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
-
-    Raises:
-        ValueError: if the image is too small or too large, or its values have no defined range.
-        Exception: whatever Pillow raises on a broken file, of which there are many kinds.
-    """
-    image: Image.Image
-    with Image.open(BytesIO(data)) as image:
-        if min(image.size) < MIN_SIDE:
-            raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
-        image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
-        if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
-            raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
-        image.load()
-        lies = orientation(image)
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
-            image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise ValueError("32-bit values, whose range is not known; save it with 8 or 16 bits")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-        if image.size != (size, size):  # else fit would copy it
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        square = np.asarray(image)
-        return np.ascontiguousarray(upright(square, lies))
-
-
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
     no_room = DataError(
@@ -270,17 +216,15 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
 
     rows: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    with (
-        (folder / PIXELS_FILE).open("wb") as pixels,
-        (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
-    ):
-        manifest = csv.writer(lines)
-        manifest.writerow(Entry._fields)
-        pool, stopped, num_threads = ThreadPool(), Event(), torch.get_num_threads()
-        torch.set_num_threads(1)  # more would wait for cores that are busy decoding
-        try:
+    try:
+        with (
+            (folder / PIXELS_FILE).open("wb") as pixels,
+            (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
+        ):
             pixels.truncate(needed)
-            judged = pool.imap(partial(_judge, root, size, pixels.fileno(), stopped), enumerate(files), CHUNK)
+            manifest = csv.writer(lines)
+            manifest.writerow(Entry._fields)
+            judged = judge(root, [file.path for file in files], size, folder / PIXELS_FILE)
             entries = _entries(files, judged)
             for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
                 manifest.writerow(entry)
@@ -288,65 +232,30 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
                     counts[finding][entry.part] += 1
                 if entry.status == "kept":
                     rows[entry.part].append(row)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise no_room from None
-            raise
-        finally:
-            torch.set_num_threads(num_threads)
-            stopped.set()
-            pool.terminate()
-            pool.join()  # before a thread writes to whatever file has the closed one's number next
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise no_room from None
+        raise
     if not any(rows.values()):
         reasons = [f"{entry.path}: {entry.reason}" for entry in read_manifest(folder)][:3]
         raise DataError(f"None of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)}).")
     (folder / INDEX_FILE).write_text(json.dumps({"num_files": len(files), "rows": rows, "counts": counts}))
 
 
-def _judge(root: Path, size: int, pixels: int, stopped: Event, numbered_file: tuple[int, File]) -> Judged:
-    """Write the pixels of a file to their row, and return its digest, and a thumbnail or what is wrong with it."""
-    row, file = numbered_file
-    digest = b""
-    if stopped.is_set():
-        return digest, "stopped"
-    try:
-        with open(os.path.join(root, file.path), "rb", buffering=0, opener=_without_waiting) as content:
-            if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
-                raise ValueError("a pipe or a device, not a file")  # reading it might never end
-            data = content.readall()
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        if not data:
-            raise ValueError("empty file")
-        image = decode(data, size)
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        return digest, reason(error)
-    if os.pwrite(pixels, image.data, row * image.nbytes) < image.nbytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    thinning = math.ceil(size / THUMBNAIL)
-    return digest, image[::thinning, ::thinning].copy()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe would else wait for somebody who writes to it."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _entries(files: Iterable[File], judged: Iterable[Judged]) -> Iterator[Entry]:
     """Yield what the manifest says of each file."""
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
-    files_and_judged = zip(files, judged, strict=True)
-    while block := list(islice(files_and_judged, BLOCK)):
-        thumbnails = [thumbnail for _, (_, thumbnail) in block if not isinstance(thumbnail, str)]
-        colors = iter(colorfulness(as_images(np.array(thumbnails)) / 255).tolist() if thumbnails else ())
-        for file, (digest, thumbnail) in block:
-            part = file.part or (_part_of(digest) if digest else "")
-            if isinstance(thumbnail, str):
-                yield Entry(file.path, part, "unreadable", thumbnail, "", "")
-            else:
-                original, original_part = first_with.setdefault(digest, (file.path, part))
-                status = "kept" if original_part == part else "leak"
-                duplicate_of = "" if original == file.path else original
-                yield Entry(file.path, part, status, "", duplicate_of, f"{next(colors):.1f}")
+    for file, (digest, found) in zip(files, judged, strict=True):
+        if isinstance(found, OSError):
+            raise found
+        part = file.part or (_part_of(digest) if digest else "")
+        if isinstance(found, str):
+            yield Entry(file.path, part, "unreadable", found, "", "")
+        else:
+            original, original_part = first_with.setdefault(digest, (file.path, part))
+            status = "kept" if original_part == part else "leak"
+            duplicate_of = "" if original == file.path else original
+            yield Entry(file.path, part, status, "", duplicate_of, f"{found:.1f}")
 
 
 def _part_of(digest: bytes) -> Part:

@@ -14,7 +14,7 @@ from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColor
 from colorization.color import rgb_to_lab
 from colorization.metrics import ciede2000, colorfulness
 from datamodules import PaintingsDataModule
-from datamodules.store import as_images
+from datamodules.judge import as_images
 from tests.world import CONFIGS, tiny
 from train import main
 

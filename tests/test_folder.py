@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from datamodules import FruitsDataModule, PaintingsDataModule, demo_fruits
-from datamodules.store import DataError, as_images, read_manifest
+from datamodules.judge import as_images
+from datamodules.store import DataError, read_manifest
 from tests.world import tiny, write_ball
 from train import main
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-import datamodules.store as store_module
-from datamodules.store import DataError, Entry, decode, open_store, read_manifest
+from datamodules import judge
+from datamodules.judge import decode
+from datamodules.store import DataError, Entry, open_store, read_manifest
 from tests.world import damaged_exif, write_bad_files
 
 GRADIENT = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
@@ -249,10 +251,11 @@ def test_the_users_folder_is_left_as_it_was(tmp_path: Path) -> None:
     assert look() == before
 
 
-def test_each_row_is_its_own_file_whichever_thread_is_done_first(
+def test_each_row_is_its_own_file_whichever_process_is_done_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "CHUNK", 1)
+    monkeypatch.setattr(judge, "CHUNK", 1)
+    monkeypatch.setattr(judge, "WORTH_PROCESSES", 0)
     rng = np.random.default_rng(0)
     for number in range(40):
         side = rng.choice([16, 300])
@@ -262,6 +265,13 @@ def test_each_row_is_its_own_file_whichever_thread_is_done_first(
     for row, path in enumerate(store.paths()):
         if path != "20.png":
             assert np.array_equal(store.pixels[row], decode((tmp_path / "in" / path).read_bytes(), 16)), path
+
+
+def test_building_draws_no_random_numbers_from_what_trains(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    before = torch.get_rng_state()
+    open_store(tmp_path / "in", 16, None)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def build_in_background(root: Path, log: Path) -> BaseProcess:
@@ -336,7 +346,11 @@ def build_with_little_room(root: Path) -> None:
         open_store(root, 16, None)
 
 
-def test_a_disk_that_is_full_while_building_leaves_no_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worth_processes", [0, 2])
+def test_a_disk_that_is_full_while_building_leaves_no_store(
+    worth_processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "WORTH_PROCESSES", worth_processes)  # for the one image
     save(tmp_path / "in" / "a.png")
     builder = multiprocessing.get_context("fork").Process(target=build_with_little_room, args=(tmp_path / "in",))
     builder.start()

@@ -17,7 +17,8 @@ from callbacks.images import COLUMNS, grid
 from colorization.files import reason
 from datamodules import FruitsDataModule, PaintingsDataModule
 from datamodules.folder import Images
-from datamodules.store import DataError, as_images, decode
+from datamodules.judge import as_images, decode
+from datamodules.store import DataError
 from evaluation import evaluating
 from vae import ConvVAE
 from vae.codes import NotFittedError, Sampler, fit_codes, slerp

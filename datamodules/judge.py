@@ -1,0 +1,146 @@
+"""What becomes of an image file: pixels for the store, or a line that says what is wrong with it."""
+
+import errno
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from colorization.files import orientation, reason, upright
+from colorization.metrics import colorfulness
+
+MAX_PIXELS = 80_000_000  # of a decoded image; each process that reads needs 3 bytes for each, and more while scaling
+MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
+CHUNK = 32  # files that a process is given at a time
+WORTH_PROCESSES = 256  # files; fewer are done before processes have started
+THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
+
+Judged = tuple[bytes, float | str | OSError]  # a file's digest; its colorfulness, its fault, or the store's disk's
+
+
+def judge(root: Path, paths: list[str], size: int, pixels: Path) -> Iterator[Judged]:
+    """Judge image files, and write the pixels of those that can be read to their rows; yield in the order of ``paths``.
+
+    Each core has a process for it: in threads, much of Pillow's work on small files would wait for other threads.
+
+    Args:
+        root: folder of the files.
+        paths: of the files, below ``root``.
+        size: height and width to which they are brought, in pixels.
+        pixels: a file with room for (len(paths), size, size, 3) uint8.
+    """
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = DataLoader(
+        Files(root, paths, size, pixels),
+        batch_size=CHUNK,
+        num_workers=num_cores if len(paths) >= WORTH_PROCESSES else 0,
+        worker_init_fn=leave_group,
+        collate_fn=as_it_is,
+        generator=torch.Generator(),  # or it would draw from the one that training draws from
+    )
+    return chain.from_iterable(chunks)
+
+
+class Files(Dataset[Judged]):
+    """Image files, each of which is judged when it is asked for."""
+
+    def __init__(self, root: Path, paths: list[str], size: int, pixels: Path) -> None:
+        self.root, self.paths, self.size, self.pixels = root, paths, size, pixels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, rows: list[int]) -> list[Judged]:
+        with self.pixels.open("r+b", buffering=0) as pixels:
+            read = [self._read(row, pixels.fileno()) for row in rows]
+        thumbnails = [found for _, found in read if isinstance(found, np.ndarray)]
+        colors = iter(colorfulness(as_images(np.array(thumbnails)) / 255).tolist() if thumbnails else ())
+        return [(digest, next(colors) if isinstance(found, np.ndarray) else found) for digest, found in read]
+
+    def _read(self, row: int, pixels: int) -> tuple[bytes, NDArray[np.uint8] | str | OSError]:
+        """Return a file's digest, and a thumbnail (h, w, 3) or what is wrong with it, or with the store's disk."""
+        digest = b""
+        try:
+            path = os.path.join(self.root, self.paths[row])
+            with open(path, "rb", buffering=0, opener=without_waiting) as content:
+                if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
+                    raise ValueError("a pipe or a device, not a file")  # reading it might never end
+                data = content.readall()
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            if not data:
+                raise ValueError("empty file")
+            image = decode(data, self.size)
+        except Exception as error:  # a damaged file makes Pillow raise nearly anything
+            return digest, reason(error)
+        try:
+            if os.pwrite(pixels, image.data, row * image.nbytes) < image.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:  # returned, as a DataLoader would raise it without its number
+            return digest, error
+        thinning = math.ceil(self.size / THUMBNAIL)
+        return digest, image[::thinning, ::thinning]
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode an image file: upright, in 8 bits, and on white where it is transparent.
+
+    Returns:
+        (size, size, 3) RGB: the shorter side scaled to ``size``, the longer one cropped about its center.
+
+    Raises:
+        ValueError: if the image is too small or too large, or its values have no defined range.
+        Exception: whatever Pillow raises on a broken file, of which there are many kinds.
+    """
+    image: Image.Image
+    with Image.open(BytesIO(data)) as image:
+        if min(image.size) < MIN_SIDE:
+            raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
+        image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
+        if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
+            raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
+        image.load()
+        lies = orientation(image)
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+            image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit values, whose range is not known; save it with 8 or 16 bits")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+        if image.size != (size, size):  # else fit would copy it
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        square = np.asarray(image)
+        return np.ascontiguousarray(upright(square, lies))
+
+
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """View pixels (N, H, W, 3) as a tensor (N, 3, H, W), in the channels-last layout in which networks train faster."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe would else wait for somebody who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collate nothing: a dataset returns whole batches."""
+    return batch
+
+
+def leave_group(worker: int) -> None:
+    """Let a signal to all processes of a terminal or a job spare a worker, whose parent will end it."""
+    os.setpgrp()
