@@ -23,6 +23,7 @@ COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
 MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels, of a map of the latent space and of each image on it
 MAP_IMAGES = 300
+ENCODED = 64  # of these at a time; all together would take more memory than training does
 FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
 
 
@@ -142,7 +143,8 @@ class LogLatentMap(EpochPicture):
     def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
         images = validation_images(trainer, MAP_IMAGES)
         with evaluating(pl_module):
-            return latent_map(images, pl_module.encode(images)[0])
+            codes = [pl_module.encode(some)[0] for some in images.split(ENCODED)]
+        return latent_map(images, torch.cat(codes))
 
 
 class SavePredictions(Callback):

@@ -8,7 +8,7 @@ import yaml
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from callbacks import FitSamplers, MeasureSamples
+from callbacks import FitSamplers, MeasureSamples, samples
 from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
@@ -52,6 +52,13 @@ def test_after_the_last_epoch_samplers_are_fitted_to_the_codes_of_all_training_i
         vae_run.model.codes.directions.T @ vae_run.model.codes.directions, expected.directions.T @ expected.directions
     )
     torch.testing.assert_close(vae_run.model.codes.weights, expected.weights)
+
+
+def test_of_very_many_images_some_are_left_out(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "FITTED_LAST", 3)
+    few = "--trainer.callbacks=[{class_path: callbacks.FitSamplers, init_args: {num_images: 2}}]"
+    model = main(tiny("fit", fruits, few, "--trainer.max_epochs=1")).model
+    assert (model.codes.directions.norm(dim=1) > 1e-5).sum() == 2  # three codes lie in a plane, two on a line
 
 
 def test_before_it_they_are_fitted_to_those_of_a_few(fruits: Path) -> None:

@@ -50,14 +50,15 @@ def fit_codes(codes: Tensor) -> Codes:
     from sklearn.exceptions import ConvergenceWarning  # a second, which only those who fit have to wait for
     from sklearn.mixture import GaussianMixture
 
-    codes = codes.cpu().double()
+    codes = codes.to("cpu", torch.float64, copy=True)
     center = codes.mean(dim=0)
-    covariance = torch.atleast_2d(codes.T.cov())  # of a single latent it has no dimension
+    codes -= center
+    covariance = codes.T @ codes / (len(codes) - 1)
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
     deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
     num_mixed = min(NUM_MIXED, len(deviations))
     num_components = min(max(1, len(codes) // CODES_PER_COMPONENT), NUM_COMPONENTS)
-    mixed = (codes - center) @ directions[:, :num_mixed]  # not scaled: k-means heeds long ones most
+    mixed = codes @ directions[:, :num_mixed]  # not scaled: k-means heeds long ones most
     mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components, or slow ones
