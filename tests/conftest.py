@@ -5,6 +5,7 @@ import os
 # before anything is imported that counts cores: a forked process would wait for threads that only its parent has
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
+    monkeypatch.setattr(urllib.request, "_opener", None)  # or what it remembers of proxies would outlive this
     return tmp_path / "hub" / "checkpoints"
 
 
