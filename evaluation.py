@@ -51,7 +51,9 @@ class EpochMean(Metric):
 
 
 class LogsMeans(LightningModule):
-    """A LightningModule that logs means over all images of an epoch.
+    """A LightningModule that logs means over all images of an epoch, and now and then the loss of a training step.
+
+    A subclass that has hooks of the same names calls these.
 
     Attributes:
         means: of the epoch up to now, by the names under which they are logged at its end.
@@ -77,5 +79,7 @@ class LogsMeans(LightningModule):
             self.means[name] = EpochMean().to(self.device)
         mean = self.means[name]
         if not mean.update_called:  # since then Lightning knows it; to log each value takes 0.3 ms, on a CPU
-            self.log(name, mean, on_epoch=True, on_step=False, prog_bar=name.endswith("/loss"), metric_attribute=name)
+            is_loss = name.endswith("/loss")
+            # the attribute is none, but without it Lightning would look for the metric among the module's parts
+            self.log(name, mean, on_epoch=True, on_step=False, prog_bar=is_loss, metric_attribute="means")
         mean.update(total, num_images)

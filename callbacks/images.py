@@ -23,7 +23,7 @@ COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
 MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels, of a map of the latent space and of each image on it
 MAP_IMAGES = 300
-ENCODED = 64  # of these at a time; all together would take more memory than training does
+MAP_BATCH = 64  # of these at a time; all together would take more memory than training does
 FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
 
 
@@ -143,7 +143,7 @@ class LogLatentMap(EpochPicture):
     def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
         images = validation_images(trainer, MAP_IMAGES)
         with evaluating(pl_module):
-            codes = [pl_module.encode(some)[0] for some in images.split(ENCODED)]
+            codes = [pl_module.encode(some)[0] for some in images.split(MAP_BATCH)]
         return latent_map(images, torch.cat(codes))
 
 

@@ -134,17 +134,15 @@ class ResumeExactly(Callback):
     """
 
     def __init__(self) -> None:
-        self.epoch_sums: dict[str, Tensor] = {}
+        self.epoch_sums: dict[str, Tensor] = {}  # of a checkpoint, until they are restored
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        for name, sums in self.epoch_sums.items():
-            pl_module.add_to_mean(name, *sums[trainer.global_rank].float().to(pl_module.device))
-        self.epoch_sums = {}
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, ResumableCSVLogger):
                 logger.rewind(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._restore_means(trainer, pl_module)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything puts it
         place = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
         batch_seed = int(place.generate_state(1, np.uint64)[0])
@@ -153,6 +151,9 @@ class ResumeExactly(Callback):
         device = trainer.strategy.root_device
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(batch_seed)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_means(trainer, pl_module)  # of an epoch of which only the validation was left
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         begun: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
@@ -163,7 +164,7 @@ class ResumeExactly(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         epochs = loops["epoch_progress"]["current"]
         is_within = epochs["started"] > epochs["processed"]
-        checkpoint["epoch_sums"] = epoch_sums(trainer, pl_module) if is_within else {}
+        checkpoint["epoch_sums"] = (self.epoch_sums or epoch_sums(trainer, pl_module)) if is_within else {}
         mend_progress(loops)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -172,6 +173,12 @@ class ResumeExactly(Callback):
             for name, sums in checkpoint.get("epoch_sums", {}).items()
             if len(sums) == trainer.world_size  # other processes have seen other images
         }
+
+    def _restore_means(self, trainer: Trainer, pl_module: Any) -> None:
+        """Go on with the means of the checkpoint: not before a batch, or Lightning would hold them for final."""
+        for name, sums in self.epoch_sums.items():
+            pl_module.add_to_mean(name, *sums[trainer.global_rank].float().to(pl_module.device))
+        self.epoch_sums = {}
 
 
 def epoch_sums(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:

@@ -112,8 +112,7 @@ class Colorizer(LogsMeans):
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
-        loss = self._log_errors("train/", self(lightness), chroma)
-        return loss
+        return self._log_errors("train/", self(lightness), chroma)
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
         self._evaluate("val/", images)
@@ -126,8 +125,8 @@ class Colorizer(LogsMeans):
 
     def configure_optimizers(self) -> Optimizer:
         # fused saves a CPU most of its time, but Lightning cannot clip its gradients under mixed precision
-        fused = {} if self.optimizer == "rmsprop" else {"fused": self.trainer.gradient_clip_val is None}
-        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **fused)
+        fuse = self.optimizer != "rmsprop" and self.trainer.gradient_clip_val is None
+        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **({"fused": True} if fuse else {}))
 
     def _describe_training(self, chroma: Tensor) -> None:
         """Keep for the checkpoint what baseline and colorizing need to know of the training images."""

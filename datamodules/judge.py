@@ -3,9 +3,13 @@
 import errno
 import hashlib
 import math
+import multiprocessing
 import os
+import signal
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -24,16 +28,16 @@ from colorization.metrics import colorfulness
 MAX_PIXELS = 80_000_000  # of a decoded image; each process that reads needs 3 bytes for each, and more while scaling
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
 CHUNK = 32  # files that a process is given at a time
-WORTH_PROCESSES = 256  # files; fewer are done before processes have started
+ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
 THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Judged = tuple[bytes, float | str | OSError]  # a file's digest; its colorfulness, its fault, or the store's disk's
 
 
-def judge(root: Path, paths: list[str], size: int, pixels: Path) -> Iterator[Judged]:
+def judge(root: Path, paths: list[str], size: int, pixels: Path) -> Generator[Judged, None, None]:
     """Judge image files, and write the pixels of those that can be read to their rows; yield in the order of ``paths``.
 
-    Each core has a process for it: in threads, much of Pillow's work on small files would wait for other threads.
+    Many files are dealt to a process for each core; in threads, what Pillow does in Python would wait for the others.
 
     Args:
         root: folder of the files.
@@ -42,18 +46,22 @@ def judge(root: Path, paths: list[str], size: int, pixels: Path) -> Iterator[Jud
         pixels: a file with room for (len(paths), size, size, 3) uint8.
     """
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # a process that is not forked imports everything anew
+    enough = ENOUGH_TO_FORK if multiprocessing.get_start_method() == "fork" else ENOUGH_TO_SPAWN
     chunks = DataLoader(
-        Files(root, paths, size, pixels),
+        Judging(root, paths, size, pixels),
         batch_size=CHUNK,
-        num_workers=num_cores if len(paths) >= WORTH_PROCESSES else 0,
+        num_workers=min(num_cores, math.ceil(len(paths) / CHUNK)) if len(paths) >= enough else 0,
         worker_init_fn=leave_group,
         collate_fn=as_it_is,
         generator=torch.Generator(),  # or it would draw from the one that training draws from
     )
-    return chain.from_iterable(chunks)
+    with signals_deferred():
+        judged = iter(chunks)
+    yield from chain.from_iterable(judged)
 
 
-class Files(Dataset[Judged]):
+class Judging(Dataset[Judged]):
     """Image files, each of which is judged when it is asked for."""
 
     def __init__(self, root: Path, paths: list[str], size: int, pixels: Path) -> None:
@@ -90,7 +98,7 @@ class Files(Dataset[Judged]):
         except OSError as error:  # returned, as a DataLoader would raise it without its number
             return digest, error
         thinning = math.ceil(self.size / THUMBNAIL)
-        return digest, image[::thinning, ::thinning]
+        return digest, image[::thinning, ::thinning].copy()  # a view would keep the image
 
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
@@ -134,6 +142,26 @@ def as_images(pixels: NDArray[np.uint8]) -> Tensor:
 def without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe would else wait for somebody who writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM for later: what their handlers raise while a process is forked, Python would ignore."""
+    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
+        yield
+        return
+    received: list[int] = []
+    handlers = {
+        signum: signal.signal(signum, lambda signum, frame: received.append(signum))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    for signal_received in received:
+        signal.raise_signal(signal_received)
 
 
 def as_it_is(batch: Any) -> Any:

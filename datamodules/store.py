@@ -10,6 +10,7 @@ import shutil
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -220,11 +221,11 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
         with (
             (folder / PIXELS_FILE).open("wb") as pixels,
             (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
+            closing(judge(root, [file.path for file in files], size, folder / PIXELS_FILE)) as judged,
         ):
             pixels.truncate(needed)
             manifest = csv.writer(lines)
             manifest.writerow(Entry._fields)
-            judged = judge(root, [file.path for file in files], size, folder / PIXELS_FILE)
             entries = _entries(files, judged)
             for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
                 manifest.writerow(entry)

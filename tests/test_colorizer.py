@@ -10,8 +10,10 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.models import resnet18
 
+from callbacks.loggers import read_metrics
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
 from colorization.color import rgb_to_lab
+from colorization.colorizer import mean_absolute_error
 from colorization.metrics import ciede2000, colorfulness
 from datamodules import PaintingsDataModule
 from datamodules.judge import as_images
@@ -117,15 +119,32 @@ def test_the_optimizer_has_the_given_rate(optimizer: str, expected: dict[str, An
     assert {name: made.defaults[name] for name in expected} == expected
 
 
-def test_gradients_can_be_clipped_under_mixed_precision(paintings: Path) -> None:
-    descent = ["--model.init_args.optimizer=sgd", "--model.init_args.lr=1.0"]
-    clipped = [*descent, "--trainer.gradient_clip_val=0.001", "--trainer.precision=bf16-mixed"]
-    before, after = (
-        main(tiny("fit", paintings, *clipped, f"--trainer.max_epochs={epochs}", config=CONFIG)) for epochs in (0, 1)
-    )
-    weights = zip(after.model.net.parameters(), before.model.net.parameters(), strict=True)
-    moved = torch.nn.utils.get_total_norm([new - old for new, old in weights]).item()
-    assert 0.0015 < moved < 0.001 * after.trainer.global_step
+@pytest.mark.parametrize("needs_gradient", [True, False])
+def test_the_mean_absolute_error_is_torchs(needs_gradient: bool) -> None:
+    predicted, chroma = torch.randn(2, 4, 2, 8, 8)
+    ours, torchs = (predicted.clone().requires_grad_(needs_gradient) for _ in range(2))
+    error, expected = mean_absolute_error(ours, chroma), torch.nn.functional.l1_loss(torchs, chroma)
+    torch.testing.assert_close(error, expected)
+    if needs_gradient:
+        error.backward()
+        expected.backward()
+        torch.testing.assert_close(ours.grad, torchs.grad)
+    assert torch.equal(ours.detach(), predicted)
+
+
+def test_the_loss_of_a_step_is_that_of_its_batch_however_many_are_accumulated(paintings: Path) -> None:
+    still = ["--model.init_args.optimizer=sgd", "--model.init_args.lr=1e-30", "--trainer.max_epochs=1"]
+    logged = [
+        [
+            float(row["train/loss_step"])
+            for row in read_metrics(
+                main(tiny("fit", paintings, *still, *more, config=CONFIG)).run_folder / "metrics.csv"
+            )
+            if "train/loss_step" in row
+        ]
+        for more in ([], ["--trainer.accumulate_grad_batches=2"])
+    ]
+    assert logged[1] == pytest.approx(logged[0][1::2])
 
 
 def test_a_rate_that_is_not_positive_is_refused() -> None:

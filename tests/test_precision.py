@@ -42,3 +42,17 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(
         in_bfloat16, in_float32 = losses[name]
         assert in_bfloat16 != in_float32
         assert in_bfloat16 == pytest.approx(in_float32, rel=within)
+
+
+@pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam"])
+def test_gradients_can_be_clipped_in_bfloat16(config: str, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam takes steps of the learning rate's length whatever the gradients', unless they are far below its epsilon."""
+    monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator: True)
+    clipped = ["--data.init_args.size=16", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1e-12"]
+    before, after = (
+        main(tiny("fit", demo, *clipped, f"--trainer.max_epochs={epochs}", config=CONFIGS / f"{config}.yaml"))
+        for epochs in (0, 1)
+    )
+    furthest = 1.1e-4 * after.model.lr * after.trainer.global_step  # epsilon being 1e-8
+    for new, old in zip(after.model.parameters(), before.model.parameters(), strict=True):
+        assert (new - old).abs().max() < furthest

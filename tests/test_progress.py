@@ -2,9 +2,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from callbacks import progress
 from callbacks.loggers import read_metrics
+from callbacks.progress import ProgressBar
 from callbacks.resuming import Interrupted
 from tests.test_resuming import GO_ON, at
 from tests.world import tiny
@@ -21,14 +25,30 @@ def test_the_bar_is_drawn_now_and_then_and_at_the_end(
     assert drawn == [0, 1, 4]
 
 
-def test_the_bar_shows_the_loss_of_the_step_drawn(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_bar_shows_the_loss_of_the_step_drawn(
+    batches: int, fruits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", f"--trainer.accumulate_grad_batches={batches}"))
     shown = re.findall(r" 4/4 .*?train/loss_step=([\d.e+-]+)", "".join(capsys.readouterr()))
     losses = [
         row["train/loss_step"] for row in read_metrics(run.run_folder / "metrics.csv") if "train/loss_step" in row
     ]
-    assert len(losses) == 4
+    assert len(losses) == 4 / batches
     assert float(shown[-1]) == pytest.approx(float(losses[-1]), rel=0.01)
+
+
+class SkipsSteps(BoringModel):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, that nothing was returned
+def test_the_bar_of_a_model_that_leaves_steps_out_has_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    Trainer(max_steps=-1, max_epochs=1, logger=False, callbacks=ProgressBar(), limit_train_batches=4).fit(SkipsSteps())
+    said = "".join(capsys.readouterr())
+    assert " 4/4 " in said
+    assert "loss" not in said
 
 
 def test_the_bar_can_be_left_out(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,7 @@ def at(hook: str, epoch: int, batch_idx: int = 0, signum: int = signal.SIGTERM, 
 STOPS = (  # one after the other, all in one run
     ("on_train_batch_end", 0, 1),  # in the middle of an epoch
     ("on_validation_batch_start", 0, 1),  # in the middle of a validation
+    ("on_validation_batch_start", 0, 1),  # in the middle of the same, which began again
     ("on_train_epoch_end", 0),  # between epochs
     ("on_train_batch_start", 1, 0),
     ("on_train_batch_end", 1, 2),  # before the last batch, or in the middle of accumulating gradients
@@ -165,6 +166,22 @@ def test_two_processes_that_are_stopped_end_as_if_they_were_not(
         assert run_two([*arguments, at(*stop, rank=rank)]) == 143
     assert run_two(arguments) == 0
     assert_same(only("stopped"), expected=only("runs"))
+
+
+class ReadMetrics(Callback):
+    """Reads what has been logged before there is anything."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert "train/loss" not in trainer.callback_metrics
+
+
+def test_means_go_on_though_they_are_read_before_the_first_batch(fruits: Path) -> None:
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=1")
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    assert run([*arguments, at("on_train_batch_end", 0, 1)]) == 143
+    assert run([*arguments, f"--trainer.callbacks+={__name__}.ReadMetrics"]) == 0
+    assert metrics(only("stopped")) == metrics(only("runs"))
 
 
 def test_nothing_to_go_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,7 +55,7 @@ def test_after_the_last_epoch_samplers_are_fitted_to_the_codes_of_all_training_i
 
 
 def test_of_very_many_images_some_are_left_out(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "FITTED_LAST", 3)
+    monkeypatch.setattr(samples, "MAX_FITTED", 3)
     few = "--trainer.callbacks=[{class_path: callbacks.FitSamplers, init_args: {num_images: 2}}]"
     model = main(tiny("fit", fruits, few, "--trainer.max_epochs=1")).model
     assert (model.codes.directions.norm(dim=1) > 1e-5).sum() == 2  # three codes lie in a plane, two on a line

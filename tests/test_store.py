@@ -1,7 +1,7 @@
+import errno
 import io
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -255,7 +255,7 @@ def test_each_row_is_its_own_file_whichever_process_is_done_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judge, "CHUNK", 1)
-    monkeypatch.setattr(judge, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", 0)
     rng = np.random.default_rng(0)
     for number in range(40):
         side = rng.choice([16, 300])
@@ -301,16 +301,18 @@ def test_of_processes_that_start_together_one_builds(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_builder_left_is_built_anew(tmp_path: Path) -> None:
-    save_noise(tmp_path / "in", 300)  # more than a block, so that it is killed between two
+    save_noise(tmp_path / "in", 600)  # enough to be killed before it is done
     builder = build_in_background(tmp_path / "in", tmp_path / "log")
     partial: list[Path] = []
-    while builder.is_alive() and not partial:
-        partial = list((tmp_path / "cache").glob("*.partial/manifest.csv"))
+    while builder.is_alive() and not any(path.stat().st_blocks for path in partial):  # some pixels were written
+        partial = list((tmp_path / "cache").glob("*.partial/pixels.uint8"))
     builder.kill()
     builder.join()
     assert partial
     assert builder.exitcode == -signal.SIGKILL
-    assert len(open_store(tmp_path / "in", 64, None).pixels) == 300
+    store = open_store(tmp_path / "in", 64, None)
+    for row, path in enumerate(store.paths()):
+        assert np.array_equal(store.pixels[row], decode((tmp_path / "in" / path).read_bytes(), 64)), path
     assert not list((tmp_path / "cache").glob("*.partial"))
 
 
@@ -339,24 +341,52 @@ def test_a_disk_that_is_too_small_is_refused_before_building(tmp_path: Path, mon
         open_store(tmp_path / "in", 16, None)
 
 
-def build_with_little_room(root: Path) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # bytes; the image takes 768
-    with pytest.raises(DataError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):
-        open_store(root, 16, None)
+def full(file: int, data: memoryview, place: int) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("worth_processes", [0, 2])
+def nearly_full(file: int, data: memoryview, place: int) -> int:
+    return len(data) - 1
+
+
+@pytest.mark.parametrize("write", [full, nearly_full])
+@pytest.mark.parametrize("enough_to_fork", [0, 2])
 def test_a_disk_that_is_full_while_building_leaves_no_store(
-    worth_processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    enough_to_fork: int, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge, "WORTH_PROCESSES", worth_processes)  # for the one image
+    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", enough_to_fork)  # for the one image
+    monkeypatch.setattr(os, "pwrite", write)
     save(tmp_path / "in" / "a.png")
-    builder = multiprocessing.get_context("fork").Process(target=build_with_little_room, args=(tmp_path / "in",))
-    builder.start()
-    builder.join()
-    assert builder.exitcode == 0
+    with pytest.raises(DataError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):
+        open_store(tmp_path / "in", 16, None)
     assert not list((tmp_path / "cache").glob("in-*/"))
+    assert not multiprocessing.active_children()
+
+
+class Stopped(Exception):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_building_ends_it(
+    signum: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(signum: int, frame: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", 0)
+    save_noise(tmp_path / "in", 40)
+    handlers = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    pending = [signum]
+    os.register_at_fork(after_in_parent=lambda: signal.raise_signal(pending.pop()) if pending else None)
+    try:
+        with pytest.raises(Stopped):
+            open_store(tmp_path / "in", 16, None)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert not list((tmp_path / "cache").glob("in-*/"))
+    assert not multiprocessing.active_children()
 
 
 def test_a_store_that_was_cut_short_is_not_read(tmp_path: Path) -> None:

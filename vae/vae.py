@@ -154,8 +154,7 @@ class ConvVAE(LogsMeans):
         # detached: at its optimum the likelihood does not change with the variance, so the gradient is the same
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
         kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
-        loss = self._log_loss("train", error, kl, variance, kl_weight, len(images))
-        return loss
+        return self._log_loss("train", error, kl, variance, kl_weight, len(images))
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
         self._evaluate("val", images)
@@ -171,7 +170,8 @@ class ConvVAE(LogsMeans):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # fused takes a seventh of the time on a CPU, but Lightning cannot clip its gradients under mixed precision
-        optimizer = Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None)
+        fused = True if self.trainer.gradient_clip_val is None else None
+        optimizer = Adam(self.parameters(), lr=self.lr, fused=fused)
         if self.lr_schedule == "constant":
             return optimizer
         schedule = LambdaLR(optimizer, self._cosine)
