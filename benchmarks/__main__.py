@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
 BUILT, MANY = 10_000, 100_000  # files of which a store is built, and among which one is found again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
+WORKERS = ("threads", "processes")  # in which images are decoded: Python holds up the ones, starting the others
 Figures = dict[str, float]
 Results = dict[str, list[Figures]]  # of each repetition
 
@@ -59,7 +60,8 @@ def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]
                 results[f"{name} 2 processes"].append(fit(name, *two, **one_thread))
         for name, system in STORES.items():
             given = (str(folders[name]), str(system.size))
-            results[f"{name}, decoded"].append(run("benchmarks.decoding", *given))
+            for workers in WORKERS:
+                results[f"{name}, decoded in {workers}"].append(run("benchmarks.decoding", *given, workers))
             with tempfile.TemporaryDirectory(dir=scratch) as cache:
                 results[f"{name}, store built"].append(run("benchmarks.stores", *given, PIGMENT_CACHE=cache))
         results["--help"].append(seconds("train.py", "--help"))
@@ -144,7 +146,9 @@ def table(machine: dict[str, str], results: Results) -> str:
             ratios += f"   2 processes / 2 x 1 {speed[f'{name} 2 processes'] / speed[f'{name} 1 process'] / 2:.2f}"
         lines.append(ratios)
     for name in STORES:
-        lines.append(f"{name}: store built / decoded {speed[f'{name}, store built'] / speed[f'{name}, decoded']:.2f}")
+        built = speed[f"{name}, store built"]
+        ratios = ", ".join(f"in {workers} {built / speed[f'{name}, decoded in {workers}']:.2f}" for workers in WORKERS)
+        lines.append(f"{name}: store built / decoded {ratios}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,9 @@
-"""Decoding and resizing a folder of images on all cores, nothing else: python -m benchmarks.decoding FOLDER SIZE"""
+"""Decoding and resizing images on all cores, nothing else: python -m benchmarks.decoding FOLDER SIZE processes"""
 
 import sys
 import time
+from functools import partial
+from multiprocessing import Pool
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -12,24 +14,23 @@ from benchmarks.systems import say
 from train import keep_freed_memory
 
 
-def main(folder: str, size: str) -> None:
+def main(folder: str, size: str, workers: str) -> None:
     keep_freed_memory()
-    side = int(size)
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-
-    def decode(path: Path) -> None:
-        with Image.open(path) as image:
-            image.draft(None, (2 * side, 2 * side))
-            rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-            square = rgb if rgb.size == (side, side) else ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC)
-            np.asarray(square)
-
     start = time.perf_counter()
-    with ThreadPool() as pool:
-        for _ in pool.imap_unordered(decode, files, chunksize=32):
+    with ThreadPool() if workers == "threads" else Pool() as pool:
+        for _ in pool.imap_unordered(partial(decode, int(size)), files, chunksize=32):
             pass
     seconds = time.perf_counter() - start
     say(images_per_second=len(files) / seconds, seconds=seconds)
+
+
+def decode(side: int, path: Path) -> None:
+    with Image.open(path) as image:
+        image.draft(None, (2 * side, 2 * side))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+        square = rgb if rgb.size == (side, side) else ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC)
+        np.asarray(square)
 
 
 if __name__ == "__main__":

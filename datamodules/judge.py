@@ -66,19 +66,25 @@ class Judging(Dataset[Judged]):
 
     def __init__(self, root: Path, paths: list[str], size: int, pixels: Path) -> None:
         self.root, self.paths, self.size, self.pixels = root, paths, size, pixels
+        self.thinning = math.ceil(size / THUMBNAIL)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitems__(self, rows: list[int]) -> list[Judged]:
+        side = math.ceil(self.size / self.thinning)
+        thumbnails = np.zeros((len(rows), side, side, 3), np.uint8)
         with self.pixels.open("r+b", buffering=0) as pixels:
-            read = [self._read(row, pixels.fileno()) for row in rows]
-        thumbnails = [found for _, found in read if isinstance(found, np.ndarray)]
-        colors = iter(colorfulness(as_images(np.array(thumbnails)) / 255).tolist() if thumbnails else ())
-        return [(digest, next(colors) if isinstance(found, np.ndarray) else found) for digest, found in read]
+            read = [
+                self._read(row, pixels.fileno(), thumbnail) for row, thumbnail in zip(rows, thumbnails, strict=True)
+            ]
+        colors = colorfulness(as_images(thumbnails) / 255).tolist()
+        return [
+            (digest, color if fault is None else fault) for (digest, fault), color in zip(read, colors, strict=True)
+        ]
 
-    def _read(self, row: int, pixels: int) -> tuple[bytes, NDArray[np.uint8] | str | OSError]:
-        """Return a file's digest, and a thumbnail (h, w, 3) or what is wrong with it, or with the store's disk."""
+    def _read(self, row: int, pixels: int, thumbnail: NDArray[np.uint8]) -> tuple[bytes, str | OSError | None]:
+        """Return a file's digest and what is wrong with it, or with the store's disk; fill the thumbnail."""
         digest = b""
         try:
             path = os.path.join(self.root, self.paths[row])
@@ -97,8 +103,8 @@ class Judging(Dataset[Judged]):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:  # returned, as a DataLoader would raise it without its number
             return digest, error
-        thinning = math.ceil(self.size / THUMBNAIL)
-        return digest, image[::thinning, ::thinning].copy()  # a view would keep the image
+        thumbnail[:] = image[:: self.thinning, :: self.thinning]
+        return digest, None
 
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
