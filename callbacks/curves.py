@@ -55,7 +55,7 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
         axes.set(title=term, xlabel="epoch", yscale="log")  # or the first epoch would flatten all others
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     png = BytesIO()
