@@ -39,8 +39,8 @@ class EpochMean(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("num_images", torch.tensor(0.0), dist_reduce_fx="sum")
+        for name in ("total", "num_images"):  # bfloat16, should it be the default, would count to 256
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, num_images: int | Tensor) -> None:
         self.total += total

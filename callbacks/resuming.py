@@ -177,7 +177,7 @@ class ResumeExactly(Callback):
     def _restore_means(self, trainer: Trainer, pl_module: Any) -> None:
         """Go on with the means of the checkpoint: not before a batch, or Lightning would hold them for final."""
         for name, sums in self.epoch_sums.items():
-            pl_module.add_to_mean(name, *sums[trainer.global_rank].float().to(pl_module.device))
+            pl_module.add_to_mean(name, *sums[trainer.global_rank].to(pl_module.device))
         self.epoch_sums = {}
 
 
@@ -186,11 +186,9 @@ def epoch_sums(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor
     found = {}
     for name, mean in pl_module.means.items() if isinstance(pl_module, LogsMeans) else ():
         if name.startswith("train/"):
-            sums = torch.zeros(trainer.world_size, 2, dtype=torch.float64)  # holds both exactly
-            sums[trainer.global_rank] = torch.stack([mean.total, mean.num_images]).cpu()
-            if trainer.world_size > 1:
-                sums = trainer.strategy.reduce(sums.to(pl_module.device), reduce_op="sum").cpu()
-            found[name] = sums
+            sums = torch.zeros(trainer.world_size, 2, device=pl_module.device)
+            sums[trainer.global_rank] = torch.stack([mean.total, mean.num_images])
+            found[name] = trainer.strategy.reduce(sums, reduce_op="sum").cpu()
     return found
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import train
 from datamodules.demo_fruits import FRUITS, draw_fruit
+from evaluation import EpochMean
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -56,3 +58,15 @@ def test_gradients_can_be_clipped_in_bfloat16(config: str, demo: Path, monkeypat
     furthest = 1.1e-4 * after.model.lr * after.trainer.global_step  # epsilon being 1e-8
     for new, old in zip(after.model.parameters(), before.model.parameters(), strict=True):
         assert (new - old).abs().max() < furthest
+
+
+def test_means_count_beyond_what_bfloat16_can() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        mean = EpochMean()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for batch in range(1000):
+        mean.update(torch.tensor(64.0 * (batch % 2)), 64)
+    assert mean.num_images == 64_000
+    assert mean.compute() == 0.5

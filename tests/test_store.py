@@ -368,7 +368,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_any_moment_of_building_ends_it(
+def test_a_signal_while_processes_are_forked_ends_the_build(
     signum: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(signum: int, frame: object) -> None:
