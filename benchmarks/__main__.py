@@ -1,4 +1,4 @@
-"""How fast this machine trains, beside the arithmetic alone and beside a notebook: python -m benchmarks"""
+"""How fast this machine trains, next to the bare arithmetic and to a notebook: python -m benchmarks"""
 
 import argparse
 import json
@@ -19,17 +19,21 @@ from benchmarks.systems import DEVICE, SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
-BUILT, MANY = 10_000, 100_000  # files of which a store is built, and among which one is found again
+BUILT, MANY = 10_000, 100_000  # files from which a store is built, and among which one is found again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
-WORKERS = ("threads", "processes")  # in which images are decoded: Python holds up the ones, starting the others
+WORKERS = ("threads", "processes")  # decode images: threads wait for Python's lock, processes must start first
 Figures = dict[str, float]
-Results = dict[str, list[Figures]]  # of each repetition
+Results = dict[str, list[Figures]]  # one for each repetition
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3, help="rounds; large folders and memory are measured once")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), help="all figures, as JSON")
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="rounds: %(default)s; large folders and memory are measured once"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks.json"), help="file for all figures, as JSON: %(default)s"
+    )
     options = parser.parse_args()
     results: Results = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
@@ -39,7 +43,7 @@ def main() -> None:
 
 
 def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]:
-    """Add to the results; each is of a process of its own, whose files go to ``scratch``. Yields now and then."""
+    """Add to the results, each from a process of its own that writes below ``scratch``; yields after each round."""
     one_thread = {"OMP_NUM_THREADS": "1"}
 
     def fit(name: str, *options: str, **environment: str) -> Figures:
@@ -83,7 +87,7 @@ def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]
 
 
 def run(module: str, *args: str, **environment: str) -> Figures:
-    """Run a module, and return what it says at the end."""
+    """Run a module and return the figures that it prints last."""
     done = subprocess.run(
         [sys.executable, "-m", module, *args],
         cwd=ROOT,
@@ -98,7 +102,7 @@ def run(module: str, *args: str, **environment: str) -> Figures:
 
 
 def seconds(*args: str) -> Figures:
-    """Return the processor time, user and system, that Python takes."""
+    """Return the processor time, user and system, of a Python process."""
     before = os.times()
     subprocess.run([sys.executable, *args], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     after = os.times()
@@ -106,7 +110,7 @@ def seconds(*args: str) -> Figures:
 
 
 def multiply(files: list[Path], root: Path, number: int) -> Path:
-    """Write ``number`` images, no two alike to the byte, in place of as many real ones."""
+    """Write ``number`` images, no two with the same bytes, to stand for as many real ones."""
     root.mkdir(parents=True)
     contents = [path.read_bytes() for path in files[:1000]]
     for index in range(number):
@@ -126,7 +130,7 @@ def machine() -> dict[str, str]:
 
 
 def table(machine: dict[str, str], results: Results) -> str:
-    """Lay the medians out, with the lowest and the highest."""
+    """Set out the medians, each with the lowest and highest value."""
     lines = ["  ".join(f"{what}: {value}" for what, value in machine.items()), ""]
     medians: dict[str, Figures] = {}
     for name, repetitions in results.items():

@@ -1,11 +1,11 @@
-"""The training step alone, on one batch in memory, at the best settings known: python -m benchmarks.bare A"""
+"""The training step alone, on one batch in memory and with the best known settings: python -m benchmarks.bare A"""
 
 import sys
 
 import torch
 
 from benchmarks.systems import DEVICE, SYSTEMS, images_per_second, make, say
-from train import computes_bfloat16, keep_freed_memory
+from system.hardware import computes_bfloat16, keep_freed_memory
 
 
 def main(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Decoding and resizing images on all cores, nothing else: python -m benchmarks.decoding FOLDER SIZE processes"""
+"""Images decoded and resized on all cores, and nothing else: python -m benchmarks.decoding FOLDER SIZE processes"""
 
 import sys
 import time
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.systems import say
-from train import keep_freed_memory
+from system.hardware import keep_freed_memory
 
 
 def main(folder: str, size: str, workers: str) -> None:
@@ -28,7 +28,7 @@ def main(folder: str, size: str, workers: str) -> None:
 def decode(side: int, path: Path) -> None:
     with Image.open(path) as image:
         image.draft(None, (2 * side, 2 * side))
-        rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert would copy RGB
         square = rgb if rgb.size == (side, side) else ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC)
         np.asarray(square)
 

@@ -1,7 +1,7 @@
-"""The report's way, as a notebook would have it: python -m benchmarks.notebook A
+"""Training as the report's notebooks do it: python -m benchmarks.notebook A
 
-Each image is opened, resized and converted to Lab by itself, in ``__getitem__``, by two workers; the network
-trains in float32, as PyTorch sets it up by default.
+Two workers open, resize and convert images to Lab one by one in ``__getitem__``. The network trains in float32, with
+PyTorch's defaults.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""``train.py fit`` as it is, with a stopwatch: python -m benchmarks.ours A [more of train.py's options]"""
+"""``train.py fit`` with a stopwatch: python -m benchmarks.ours A [more options of train.py]"""
 
 import sys
 import time
@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 import train
 from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, say, synchronize
 
-STARTED = time.perf_counter()  # with everything imported
+STARTED = time.perf_counter()  # after all imports
 
 
 class Stopwatch(Callback):
-    """Times steps from the beginning of one to that of the next, the start before them and the epoch's end after."""
+    """Times steps, each from its start to the next one's, and also the start-up before and the epoch's end after."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:

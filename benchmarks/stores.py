@@ -1,4 +1,4 @@
-"""Opening the store of a folder of images, which is built or found: python -m benchmarks.stores FOLDER SIZE"""
+"""A folder's store of images, opened: it is built or found. python -m benchmarks.stores FOLDER SIZE"""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.systems import say
 from datamodules.store import open_store
-from train import keep_freed_memory
+from system.hardware import keep_freed_memory
 
 
 def main(folder: str, size: str) -> None:
@@ -15,7 +15,7 @@ def main(folder: str, size: str) -> None:
     start = time.perf_counter()
     store = open_store(Path(folder), int(size), layout=None)
     seconds = time.perf_counter() - start
-    worker_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # much of it shared with this process
+    worker_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # it shares much with this process
     say(images_per_second=len(store.pixels) / seconds, seconds=seconds, worker_mb=worker_mb)
 
 

@@ -1,4 +1,4 @@
-"""What is measured, and how: the three networks, their settings, and a stopwatch around training steps."""
+"""What is measured and how: three networks, their settings, and a stopwatch around training steps."""
 
 import json
 import resource
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 
 from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.networks import DeepNet, ShallowNet
-from datamodules.demo_fruits import demo_fruits
-from datamodules.demo_paintings import demo_paintings
+from datamodules.demo import demo_fruits, demo_paintings
+from system.hardware import best_device
 from vae.elbo import kl_divergence, squared_error
 from vae.networks import ConvDecoder, ConvEncoder
 
 WARM_UP = 3  # steps before the measured ones
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LATENT_DIM = 2048  # the VAE config's
+DEVICE = best_device()
 
 
 class System(NamedTuple):
-    config: str  # of which the following are the settings
+    config: str  # size and batch_size are its settings
     size: int
     batch_size: int
-    num_steps: int  # measured: some 5 to 10 s on two cores, and no more than an epoch has
+    num_steps: int  # measured ones: 5 to 10 s on two cores, and no more than an epoch has
     files: Callable[[], list[Path]]  # the training images
 
 
@@ -55,9 +56,9 @@ class Colorizing(nn.Module):
 class VAE(nn.Module):
     """The ConvVAE's computation without Lightning."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, latent_dim: int) -> None:
         super().__init__()
-        self.encoder, self.decoder = ConvEncoder(image_size, 2048), ConvDecoder(image_size, 2048, "none")
+        self.encoder, self.decoder = ConvEncoder(image_size, latent_dim), ConvDecoder(image_size, latent_dim, "none")
 
     def loss(self, images: Tensor) -> Tensor:
         mean, log_variance = (output.float() for output in self.encoder(images))
@@ -67,12 +68,12 @@ class VAE(nn.Module):
 
 def make(name: str) -> Colorizing | VAE:
     if name == "VAE":
-        return VAE(SYSTEMS[name].size)
+        return VAE(SYSTEMS[name].size, LATENT_DIM)
     return Colorizing({"A": ShallowNet, "B": DeepNet}[name]())
 
 
 def images_per_second(name: str, step: Callable[[], object]) -> float:
-    """Time ``num_steps`` calls, after a few to warm up."""
+    """Time ``num_steps`` calls after a few that warm up."""
     for _ in range(WARM_UP):
         step()
     synchronize()
@@ -89,7 +90,7 @@ def synchronize() -> None:
 
 
 def say(**figures: float) -> None:
-    """Print figures, and the most memory that this process has had, for ``__main__.py`` to read."""
+    """Print figures and this process's peak memory for ``__main__.py`` to read."""
     print(json.dumps({**figures, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
 
 

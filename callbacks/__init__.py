@@ -1,21 +1,13 @@
-from callbacks.checkpoints import WholeCheckpointIO
 from callbacks.curves import LogCurves
-from callbacks.images import (
-    LogColorizations,
-    LogLatentMap,
-    LogReconstructions,
-    LogSamples,
-    SaveColorized,
-    SavePredictions,
-)
-from callbacks.loggers import ResumableCSVLogger, ResumableWandbLogger
 from callbacks.not_finite import StopWhenNotFinite
-from callbacks.resuming import Interrupted, ResumeExactly, SaveLast
+from callbacks.pictures import LogColorizations, LogLatentMap, LogReconstructions, LogSamples, SavePredictions
 from callbacks.samples import FitSamplers, MeasureSamples
+from resuming.callback import ResumeExactly, SaveLast
+from resuming.checkpoints import WholeCheckpointIO
+from resuming.loggers import ResumableCSVLogger, ResumableWandbLogger
 
 __all__ = [
     "FitSamplers",
-    "Interrupted",
     "LogColorizations",
     "LogCurves",
     "LogLatentMap",
@@ -25,7 +17,6 @@ __all__ = [
     "ResumableCSVLogger",
     "ResumableWandbLogger",
     "ResumeExactly",
-    "SaveColorized",
     "SaveLast",
     "SavePredictions",
     "StopWhenNotFinite",

@@ -13,10 +13,10 @@ from callbacks.media import media_folder, publish
 
 
 class LogCurves(Callback):
-    """Chart every metric that is logged for train and for val, over the epochs: ``media/curves.png``."""
+    """Chart every metric that is logged for both train and val, by epoch: ``media/curves.png``."""
 
     def __init__(self) -> None:
-        self.history: dict[str, list[tuple[int, float]]] = {}  # metric: its (epoch, value)
+        self.history: dict[str, list[tuple[int, float]]] = {}  # by metric: (epoch, value)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.media = media_folder(trainer)
@@ -31,8 +31,8 @@ class LogCurves(Callback):
             publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves")
 
     def _record(self, trainer: Trainer, stage: str) -> None:
-        for name, value in trainer.callback_metrics.items():  # which also holds the last of the other stage
-            if name.startswith(stage) and not name.endswith("_step"):  # which is of the last batch alone
+        for name, value in trainer.callback_metrics.items():  # the other stage's last values are there too
+            if name.startswith(stage) and not name.endswith("_step"):  # only the last batch's
                 self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class LogCurves(Callback):
 
 
 def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
-    """Draw a panel for each ``train/<term>`` that has a ``val/<term>``, from lists of (epoch, value)."""
+    """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value)."""
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history]
     # an error that is the loss needs no second panel
@@ -54,7 +54,7 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
         axes = figure.add_subplot(rows, columns, place)
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
-        axes.set(title=term, xlabel="epoch", yscale="log")  # or the first epoch would flatten all others
+        axes.set(title=term, xlabel="epoch", yscale="log")  # on a linear axis the first epoch would flatten all others
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()

@@ -6,9 +6,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from images.drawing import save_png
+
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the run's folder. Every process must ask: they agree on rank zero's."""
+    """Return the run's folder. Every process must ask, as they agree on that of the first."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -18,9 +20,8 @@ def media_folder(trainer: Trainer) -> Path:
 
 
 def publish(image: Image.Image, path: Path, trainer: Trainer, key: str) -> None:
-    """Write an image as PNG, and log it under ``key`` where there is a W&B run. Call it on rank zero only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    """Write an image as PNG, and log it to W&B under ``key``; for the first process only."""
+    save_png(image, path)
     last_step = max(trainer.global_step - 1, 0)  # beside the metrics that Lightning logs at the end of an epoch
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -10,19 +10,29 @@ from torch.optim import Optimizer
 
 from callbacks.media import run_folder
 from datamodules.folder import FolderDataModule
-from evaluation import LogsMeans
+from epoch_means import EpochMean, LogsMeans
+from system.atomic import writing
+from system.errors import PigmentError
 
 
-class NotFiniteError(ArithmeticError):
-    """The loss or a gradient is not finite; the message says which, of which images, and what was saved."""
+class NotFiniteError(PigmentError):
+    """The loss or a gradient is not finite; the message says which, for which images, and what was saved.
+
+    Args:
+        rank: of the process. All stop; as the launcher kills the first one 5 s after another fails, only it fails.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.status = 0 if rank else 2
 
 
 class StopWhenNotFinite(Callback):
-    """End the run before a step for which the loss or a gradient is not finite.
+    """End the run before a step whose loss or gradient is not finite.
 
-    The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (but BatchNorm's statistics
-    and a decoder's variance have seen its batch), and for each process the batch with the paths of its images. Infinite
-    gradients under a GradScaler (16-mixed) are left to that.
+    The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (BatchNorm's statistics and
+    a decoder's variance have already seen its batch), and for each process the batch with the paths of its images.
+    Under 16-mixed, infinite gradients are left to the GradScaler.
 
     Raises:
         NotFiniteError: in training.
@@ -43,7 +53,7 @@ class StopWhenNotFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         checked = [loss for *_, loss in self.batches]
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            # a sum shows what its terms hold that is not finite, and on a CPU takes a tenth of their maximum's time
+            # any term that is not finite shows in the sum, which on a CPU takes a tenth of the maximum's time
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             checked += [gradient.sum(dtype=torch.float32) for gradient in gradients]  # float16 might not hold it
@@ -54,8 +64,8 @@ class StopWhenNotFinite(Callback):
         self.batches.clear()
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, batch: Tensor) -> None:
-        means = pl_module.means if isinstance(pl_module, LogsMeans) else {}
-        terms = [name for name, mean in means.items() if not mean.total.isfinite()]
+        means = pl_module.means.items() if isinstance(pl_module, LogsMeans) else ()
+        terms = [name for name, mean in means if isinstance(mean, EpochMean) and not mean.total.isfinite()]
         gradients = {name: weight.grad for name, weight in pl_module.named_parameters() if weight.grad is not None}
         spoiled = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         terms += [f"the gradient of {name}" for name in spoiled if not terms]
@@ -63,10 +73,12 @@ class StopWhenNotFinite(Callback):
         files = data.training_files(batch_idx) if isinstance(data, FolderDataModule) else []
         name = f"step_{trainer.global_step:06}"
         trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
-        torch.save({"batch": batch, "files": files}, self.folder / f"{name}_batch_rank_{trainer.global_rank}.pt")
+        with writing(self.folder / f"{name}_batch_rank_{trainer.global_rank}.pt") as file:
+            torch.save({"batch": batch, "files": files}, file)
         raise NotFiniteError(
             f"not finite in step {trainer.global_step:,} (epoch {trainer.current_epoch}, batch {batch_idx}): "
             f"{textwrap.shorten(', '.join(terms), 300, placeholder=' …') or 'in another process'}. "
             f"Its {len(batch)} images: {textwrap.shorten(', '.join(files), 1000, placeholder=' …')}. "
-            f"They and the weights before the step are in '{self.folder}'; the last checkpoint stays as it was."
+            f"They and the weights before the step are in '{self.folder}'; the last checkpoint stays as it was.",
+            trainer.global_rank,
         )

@@ -12,13 +12,13 @@ SECONDS = 0.5  # between two drawings
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, drawn after the first and the last step of an epoch, and between them twice a second at most.
+    """Lightning's, drawn after the first and last step of an epoch, and in between at most twice a second.
 
-    Drawn after every step it takes 1.3 ms of each on a CPU, half of them for W&B, which captures what is printed. It
-    shows the loss of the last step, for which Lightning's ``prog_bar=True`` would wait for the device after every step.
+    Drawn after every step it takes 1.3 ms of each on a CPU, half of that in W&B, which captures the output. It shows
+    the last step's loss; Lightning's ``prog_bar=True`` would wait for the device after every step.
     """
 
-    loss: Tensor | None = None  # of the last step
+    loss: Tensor | None = None  # the last step's
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
@@ -28,7 +28,7 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_start(trainer, *args)
-        self.on_train_epoch_start(trainer)  # a run that goes on within an epoch has no other start of it
+        self.on_train_epoch_start(trainer)  # a run that goes on within an epoch gets no other
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
@@ -37,7 +37,7 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = (outputs or {}).get("loss")  # a model may leave a step out
+        self.loss = (outputs or {}).get("loss")  # a model may skip a step
         now = time.monotonic()
         if now - self.drawn >= SECONDS or batch_idx + 1 == trainer.num_training_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -13,24 +13,26 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from datamodules.folder import Images
-from evaluation import evaluating
-from vae.codes import Codes, Sampler, fit_codes
+from vae.codes import Sampler
 from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
 
 BATCH = 256  # images that are encoded or drawn at a time
-MAX_FITTED = 10_000  # images after the last epoch; a code of 2,048 latents takes 32 KB of memory while it is fitted
+MAX_FITTED = 10_000  # images after the last epoch; while fitted, a code of 2,048 latents takes 32 KB of memory
 KID_SUBSET = 1000  # images, as in torchmetrics
 
 
 class FitSamplers(Callback):
-    """Fit the samplers of a VAE to the codes of training images after every validation, so that a checkpoint has them.
+    """Let a VAE fit its samplers to training images whenever validation starts, so that every checkpoint has them.
+
+    Unlike the callbacks that watch, it gives the model something. That happens before any picture is drawn, in whatever
+    order callbacks are listed; training does not use it.
 
     Args:
-        num_images: from all over the training set, ever the same ones; after the last of ``max_epochs`` 10,000, if that
-            is more. ``python -m vae fit`` takes all, and serves runs that end otherwise.
+        num_images: evenly spaced through the training set, the same ones every time; after the last of ``max_epochs``
+            10,000 if that is more. ``python -m vae fit`` takes all, and serves runs that end otherwise.
 
     Raises:
-        ValueError: if they are fewer than two.
+        ValueError: if there are fewer than two.
     """
 
     def __init__(self, num_images: int = 2048) -> None:
@@ -38,33 +40,32 @@ class FitSamplers(Callback):
             raise ValueError(f"FitSamplers: num_images is {num_images}, needs 2 or more.")
         self.num_images = num_images
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            fitted = self._fit(trainer, pl_module) if trainer.is_global_zero else None
-            pl_module.codes = trainer.strategy.broadcast(fitted)
-
-    def _fit(self, trainer: Trainer, pl_module: Any) -> Codes:
-        images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        num_images = min(max(self.num_images, MAX_FITTED) if is_last else self.num_images, len(images))
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():  # as fast as training
-            return fit_codes(torch.cat([pl_module.encode(batch)[0] for batch in batches(trainer, images, num_images)]))
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if trainer.is_global_zero:
+            images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
+            is_last = trainer.current_epoch + 1 == trainer.max_epochs
+            num_images = min(max(self.num_images, MAX_FITTED) if is_last else self.num_images, len(images))
+            with trainer.precision_plugin.forward_context():  # as fast as training
+                pl_module.fit_samplers(batches(trainer, images, num_images))
+        pl_module.codes = trainer.strategy.broadcast(pl_module.codes)
 
 
 class MeasureSamples(Callback):
     """In ``test``, compare the samples of each sampler that the checkpoint has with the test images.
 
-    Logged are ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike),
-    ``_density``, ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`).
+    Logs ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike), ``_density``,
+    ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`).
 
     Args:
         num_samples: of each sampler; papers that report FID draw 10,000 or more.
-        features: by which images are compared: their ``pixels`` in small; ``inception``, as in papers; or a module
-            that maps images (B, 3, H, W) in [0, 1] to (B, F), the distance of which tells how different they look.
+        features: what images are compared by: ``pixels`` at a small size; ``inception``, as in papers; or a module that
+            maps images (B, 3, H, W) in [0, 1] to (B, F), where distance means how different they look.
 
     Raises:
         ValueError: if there are fewer than two samples.
-        FeaturesError: at the start of a test, if the features are not to be had.
+        PigmentError: when a test starts, if the features cannot be had.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class MeasureSamples(Callback):
         training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
             quality = sample_quality(training, min(num_real, self.num_samples)).to(pl_module.device)
-            for part in real.split(BATCH):  # of all, the distances to the training images might not fit into memory
+            for part in real.split(BATCH):  # all distances to the training images at once might not fit into memory
                 quality.update(part, real=True)
             num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
             for number, start in enumerate(range(0, num_samples, BATCH)):
@@ -115,11 +116,11 @@ class MeasureSamples(Callback):
             pl_module.log_dict(measured, sync_dist=True)  # the same in all processes
 
     def _describe(self, images: Tensor) -> Tensor:
-        return self.net(images).double()  # in TF32, distances between images that are nearly alike would be noise
+        return self.net(images).double()  # in TF32, distances between nearly equal images would be noise
 
 
 class Features(nn.Identity):
-    """Lets torchmetrics take features for images."""
+    """Let torchmetrics take features as images."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -127,11 +128,11 @@ class Features(nn.Identity):
 
 
 def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
-    """Return the measures of samples, all by features (B, F).
+    """Return the measures of samples, all based on features (B, F).
 
     Args:
-        training: (N, F), those of the training images.
-        num_compared: real images or samples, whichever are fewer.
+        training: (N, F), the training images' features.
+        num_compared: how many real images or samples there are, whichever are fewer.
     """
     features = Features(training.shape[1])
     measures: dict[str, Metric | MetricCollection] = {
@@ -144,6 +145,6 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
 
 
 def batches(trainer: Trainer, images: Images, num_images: int) -> Iterator[Tensor]:
-    """Yield a number of images from all over a set, ever the same ones, as batches on the device."""
+    """Yield a number of images, evenly spaced through a set, as batches on the device."""
     for indices in torch.linspace(0, len(images) - 1, num_images).long().split(BATCH):
         yield trainer.strategy.batch_to_device(images.__getitems__(indices.tolist()))

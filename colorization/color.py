@@ -1,17 +1,17 @@
 """sRGB to CIE Lab (D65) and back, in float32 whatever the precision, with finite gradients everywhere.
 
-kornia converts: within 6e-5 of scikit-image, and as fast as formulas of our own were (on one CPU core, some 1,000
-images of 128 px a second).
+kornia converts: within 6e-5 of scikit-image, and as fast as our own formulas were (some 1,000 images of 128 px a second
+on one CPU core).
 """
 
 import torch
 from kornia import color
 from torch import Tensor
 
-from evaluation import exact_float32
+from modes import exact_float32
 
-LAB_SCALE = (100.0, 128.0, 128.0)  # dividing by it brings L into [0, 1], a and b into [-1, 1], for networks
-HALF_A_LEVEL = 0.5 / 255  # so far outside [0, 1] a value still rounds to an 8-bit level
+LAB_SCALE = (100.0, 128.0, 128.0)  # networks see Lab divided by this: L in [0, 1], a and b in [-1, 1]
+HALF_A_LEVEL = 0.5 / 255  # a value this far outside [0, 1] still rounds to an 8-bit level
 BISECTIONS = 10
 
 
@@ -24,14 +24,14 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """Convert Lab (B, 3, H, W) to sRGB in [0, 1].
 
-    A color that sRGB lacks keeps its lightness and hue, and loses as much chroma as it must: clipping red,
-    green and blue, each for itself, would show as blobs of another lightness and hue.
+    A color outside sRGB keeps its lightness and hue and loses as much chroma as it must. Clipping red, green and blue
+    separately would show as blobs of a different lightness and hue.
     """
     with exact_float32(lab.device.type):
         lab = torch.cat([lab[:, :1].clamp(0, LAB_SCALE[0]), lab[:, 1:]], dim=1).float()
         rgb = color.lab_to_rgb(lab, clip=False)
         outside = ~_in_gamut(rgb)
-        if outside.any():  # few are, as a rule, and only these are converted again
+        if outside.any():  # usually few; only these are converted again
             colors = _reduce_chroma(lab.movedim(1, -1)[outside].T[None, :, None])
             rgb = rgb.movedim(1, -1).index_put((outside,), color.lab_to_rgb(colors)[0, :, 0].T).movedim(-1, 1)
         return rgb.clamp(0, 1)

@@ -2,87 +2,75 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer, RMSprop
-from torchmetrics import MetricCollection
-from torchmetrics.image import PeakSignalNoiseRatio
 
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
-from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference
+from colorization.metrics import ciede2000
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from evaluation import LogsMeans, evaluating, exact_float32
+from epoch_means import LogsMeans
+from images.colorfulness import colorfulness
+from images.similarity import psnr, ssim
+from modes import evaluating
+from system.errors import check_choice
 
 OptimizerName = Literal["rmsprop", "adam", "sgd"]
 LossName = Literal["mse", "mae"]
-
-
-def mean_absolute_error(predicted: Tensor, chroma: Tensor) -> Tensor:
-    """As F.l1_loss; in place, where no gradient needs the difference, in two thirds of its time on a CPU."""
-    difference = predicted - chroma
-    return (difference.abs() if difference.requires_grad else difference.abs_()).mean()
-
-
 OPTIMIZERS: dict[OptimizerName, Callable[..., Optimizer]] = {
-    # as in Keras, where these networks come from: by PyTorch's alpha of 0.99 the first step is ten times the learning
-    # rate instead of three, which on paintings saturated the deep network's tanh for good, with 3 seeds of 3
+    # as in Keras, where these networks come from: with PyTorch's alpha of 0.99 the first step is ten times the learning
+    # rate instead of three, which on paintings saturated the deep network's tanh for good, for 3 seeds of 3
     "rmsprop": partial(RMSprop, alpha=0.9, eps=1e-7),
     "adam": Adam,
     "sgd": SGD,
 }
-ERRORS: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "mae": mean_absolute_error}
-PREFIXES = {"prediction": "", "gray": "gray_", "mean_ab": "mean_ab_"}  # of the metrics of each
+ERRORS: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss}
+BASELINES = ("gray", "mean_ab")
 
 
 class Colorizer(LogsMeans):
     """Predict the a and b of an image from its lightness, in Lab divided by ``lab_scale``: *chroma* from here on.
 
-    Both errors are logged whichever is minimized, so that runs can be compared. ``validate`` and ``test`` log
-    all metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images' chroma.
+    Both errors are logged whichever is minimized, so that runs can be compared. ``validate`` and ``test`` log all
+    metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images' chroma.
 
     Args:
         net: maps lightness (B, 1, H, W) in [0, 1] to chroma (B, 2, H, W) in [-1, 1], for H and W that are
             multiples of ``net.stride``.
-        optimizer: with PyTorch's defaults, but for ``lr`` and for what OPTIMIZERS says.
+        optimizer: with PyTorch's defaults, except ``lr`` and what OPTIMIZERS says.
         lr: learning rate, constant through training.
         loss: what is minimized, the mean over images, pixels, a and b.
 
+    Attributes:
+        image_size: shorter side of the training images, in pixels; 0 before training.
+
     Raises:
-        ValueError: if ``lr`` is not positive.
+        ValueError: if ``lr`` is not positive, or a name is unknown.
     """
 
     lab_scale: Tensor  # (3, 1, 1); in the checkpoint, which stays right should LAB_SCALE ever change
-    image_size: Tensor  # the shorter side of the training images, in pixels; 0 before there are any
     num_trained: Tensor  # images in all steps
-    mean_chroma: Tensor  # (2, 1, 1), of all these
+    mean_chroma: Tensor  # (2, 1, 1), over all these images
 
     def __init__(
         self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
     ) -> None:
         super().__init__()
+        check_choice("model.init_args.optimizer", optimizer, OptimizerName)
+        check_choice("model.init_args.loss", loss, LossName)
         if not lr > 0:
             raise ValueError(f"model.init_args.lr is {lr}, needs over 0.")
         self.save_hyperparameters(ignore="net")
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
         self.optimizer, self.lr, self.loss = optimizer, lr, loss
+        self.image_size = 0
         self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
-        self.register_buffer("image_size", torch.tensor(0))
         self.register_buffer("num_trained", torch.tensor(0))
         self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
-        quality = MetricCollection(
-            {
-                "psnr": PeakSignalNoiseRatio(data_range=1.0),  # of all pixels: of a gray image alone it has no bound
-                "ssim": SSIM(),
-                "ciede2000": CIEDE2000(),
-                "colorfulness_difference": ColorfulnessDifference(),
-            },
-            compute_groups=False,  # or two that begin with the same total would be taken for one
-        )
-        self.quality = nn.ModuleDict({name: quality.clone() for name in PREFIXES})
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Convert RGB (B, 3, H, W) in [0, 1] to lightness (B, 1, H, W) in [0, 1] and chroma (B, 2, H, W)."""
@@ -94,17 +82,17 @@ class Colorizer(LogsMeans):
         return lab_to_rgb(torch.cat([lightness, chroma], dim=1) * self.lab_scale)
 
     def forward(self, lightness: Tensor) -> Tensor:
-        """Predict the chroma (B, 2, H, W) in [-1, 1], float32, of lightness (B, 1, H, W) in [0, 1] of any size."""
+        """Predict the chroma (B, 2, H, W) in [-1, 1], float32, from lightness (B, 1, H, W) in [0, 1] of any size."""
         height, width = lightness.shape[2:]
         margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
         if any(margin):
             lightness = F.pad(lightness, margin, mode="replicate")
         chroma = self.net(lightness)[..., :height, :width]
-        # in the layout of Lab, since errors across two layouts take twice as long
+        # in the layout of Lab, as errors across two layouts take twice as long
         return chroma.float(memory_format=torch.contiguous_format)
 
     def colorize(self, images: Tensor) -> Tensor:
-        """Color RGB images (B, 3, H, W) in [0, 1] anew from their lightness, as in evaluation."""
+        """Give RGB images (B, 3, H, W) in [0, 1] the colors that their lightness suggests, as in evaluation."""
         with evaluating(self):
             lightness, _ = self.split(images)
             return self.join(lightness, self(lightness))
@@ -128,26 +116,39 @@ class Colorizer(LogsMeans):
         fuse = self.optimizer != "rmsprop" and self.trainer.gradient_clip_val is None
         return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **({"fused": True} if fuse else {}))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["image_size"] = self.image_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["state_dict"].pop("image_size", 0)  # older checkpoints have it there, as a tensor
+        self.image_size = int(checkpoint.get("image_size", kept))
+
     def _describe_training(self, chroma: Tensor) -> None:
-        """Keep for the checkpoint what baseline and colorizing need to know of the training images."""
-        self.image_size.fill_(min(chroma.shape[2:]))
+        """Keep for the checkpoint what the baseline and colorizing need to know of the training images."""
+        self.image_size = min(chroma.shape[2:])
         num_images = len(chroma) * self.trainer.world_size  # each process has a batch of the same size
         self.num_trained += num_images
         batch_mean = self.trainer.strategy.reduce(chroma.mean(dim=(0, 2, 3)), reduce_op="mean").view(2, 1, 1)
         self.mean_chroma += (batch_mean - self.mean_chroma) * num_images / self.num_trained
 
-    def _evaluate(self, stage: str, images: Tensor) -> None:
+    def _evaluate(self, prefix: str, images: Tensor) -> None:
         lightness, chroma = self.split(images)
-        candidates = {"prediction": self(lightness)}
+        self._log_quality(prefix, self(lightness), lightness, chroma, images)
         if self.trainer.state.fn is not TrainerFn.FITTING:
-            candidates |= {"gray": torch.zeros_like(chroma), "mean_ab": self.mean_chroma.expand_as(chroma)}
-        for name, candidate in candidates.items():
-            prefix = stage + PREFIXES[name]
-            self._log_errors(prefix, candidate, chroma)
-            quality, colored = cast(MetricCollection, self.quality[name]), self.join(lightness, candidate)
-            with exact_float32(images.device.type):  # SSIM subtracts squares that nearly agree
-                quality.update(colored, images)
-            self.log_dict({f"{prefix}{metric}": value for metric, value in quality.items()})
+            gray, mean_ab = torch.zeros_like(chroma), self.mean_chroma.expand_as(chroma)
+            for baseline, its_chroma in zip(BASELINES, (gray, mean_ab), strict=True):
+                self._log_quality(f"{prefix}{baseline}_", its_chroma, lightness, chroma, images)
+
+    def _log_quality(self, prefix: str, predicted: Tensor, lightness: Tensor, chroma: Tensor, images: Tensor) -> None:
+        self._log_errors(prefix, predicted, chroma)
+        colored = self.join(lightness, predicted)
+        quality = {
+            "psnr": psnr(colored, images),
+            "ssim": ssim(colored, images),
+            "ciede2000": ciede2000(rgb_to_lab(colored), rgb_to_lab(images)).mean(dim=(1, 2)),
+            "colorfulness_difference": colorfulness(colored) - colorfulness(images),  # negative if paler
+        }
+        self.log_means({f"{prefix}{name}": values.mean() for name, values in quality.items()}, len(images))
 
     def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
         errors: dict[str, Tensor] = {
@@ -177,11 +178,11 @@ class ResNetColorizer(Colorizer):
     """Model 7 of the report.
 
     Args:
-        weights: with which the encoder begins a fit that goes on from no checkpoint, named as in torchvision;
-            None draws them at random, which is what they are before that fit, too.
+        weights: which the encoder starts a new fit with, named as in torchvision; None draws them at random. Before
+            that fit they are random in any case.
 
     Raises:
-        WeightsError: at the start of such a fit, if the weights are not to be had.
+        PigmentError: when such a fit starts, if the weights cannot be had.
     """
 
     net: ResNetNet

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
+from system.errors import PigmentError
+
 
 class ShallowNet(nn.Sequential):
     """The report's net A: 32,202 parameters."""
@@ -61,10 +63,10 @@ class DeepNet(nn.Sequential):
 
 
 class ResNetNet(nn.Module):
-    """The report's net C: a ResNet18 encodes. The report does not say what decodes.
+    """The report's net C: a ResNet18 as the encoder. The report does not give the decoder.
 
-    Here convolutions and upsampling as in the other nets do, and the encoder's features of the same size are
-    added to theirs, as in LinkNet (Chaurasia & Culurciello 2017, arXiv:1707.03718).
+    This one upsamples and convolves as the other nets do, and adds the encoder's features of the same size, as LinkNet
+    does (Chaurasia & Culurciello 2017, arXiv:1707.03718).
     """
 
     stride = 32
@@ -76,7 +78,7 @@ class ResNetNet(nn.Module):
         self.head = nn.Sequential(up(64, 32), nn.Conv2d(32, 2, kernel_size=3, padding=1), nn.Tanh())  # (B, 2, H, W)
 
     def load_pretrained_encoder(self, weights: str) -> None:
-        """Let the encoder go on from what it learned on ImageNet, see :func:`load_pretrained_resnet18`."""
+        """Start the encoder from what it learned on ImageNet, see :func:`load_pretrained_resnet18`."""
         self.encoder.load_state_dict(make_encoder(load_pretrained_resnet18(weights)).state_dict())
 
     def forward(self, lightness: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def up(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(conv(channels_in, channels_out), nn.Upsample(scale_factor=2))
 
 
-# what torchvision subtracts from RGB in [0, 1] and divides it by
+# torchvision's normalization of RGB in [0, 1]
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 MEAN_GRAY = MEAN.mean().item()
 
@@ -118,7 +120,7 @@ def make_encoder(resnet: ResNet) -> nn.ModuleList:
 
 
 def adapt_to_lightness(first: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution that answers lightness less ``MEAN_GRAY`` as ``first`` answers that gray, normalized."""
+    """Return a convolution of lightness less ``MEAN_GRAY`` that equals ``first`` on the same gray, normalized."""
     adapted = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding)  # type: ignore[arg-type]
     kernels = first.weight.detach() / STD
     adapted.weight = nn.Parameter(kernels.sum(dim=1, keepdim=True))
@@ -126,26 +128,22 @@ def adapt_to_lightness(first: nn.Conv2d) -> nn.Conv2d:
     return adapted
 
 
-class WeightsError(ValueError):
-    """Pre-trained weights are not to be had; the message says why and what to do."""
-
-
 def load_pretrained_resnet18(weights: str) -> ResNet:
-    """Load weights by their name in torchvision from torch.hub's folder, to which they are downloaded if need be.
+    """Load weights by their name in torchvision, from torch.hub's folder or the network.
 
     Raises:
-        WeightsError: if torchvision has none of this name, or they can be neither found nor downloaded nor read.
+        PigmentError: if torchvision has none of this name, or they cannot be downloaded or read.
     """
     if weights not in ResNet18_Weights.__members__:
         known = ", ".join(ResNet18_Weights.__members__)
-        raise WeightsError(f"torchvision has no weights '{weights}' for ResNet18. It has {known}.")
+        raise PigmentError(f"torchvision has no weights '{weights}' for ResNet18. It has {known}.")
     url = ResNet18_Weights[weights].url
     try:
         return resnet18(weights=weights)
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
         reason = str(error).partition("\n")[0]
-        raise WeightsError(
+        raise PigmentError(
             f"The pre-trained weights could not be downloaded or read ({reason}). Put {url} at {path}, "
             "or train from scratch: --model.init_args.weights null"
         ) from error

@@ -1,4 +1,4 @@
-"""Color pictures in their full size, whatever it is, with what a network predicts at its own."""
+"""Color for pictures of any size, from what a network predicts at its own."""
 
 import sys
 from pathlib import Path
@@ -10,21 +10,22 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorization.colorizer import Colorizer
-from colorization.files import Pixels, read, reason, write
-from evaluation import evaluating
+from images.files import Pixels, read, write
+from modes import evaluating
+from system.errors import reason
 
-STRIP = 2**18  # pixels in full resolution that are converted at a time; more is slower, for want of cache
-LONGEST = 8  # times the model's size: a longer side than this is scaled to it, or one thin image would fill the memory
+STRIP = 2**18  # pixels in full resolution that are converted at a time; more would not fit into the cache
+LONGEST = 8  # times the model's size: longer sides are scaled to it, or one thin image would fill the memory
 
 
 def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
-    """Colorize each file, name on stderr those that cannot be, and return their number."""
+    """Colorize files (input: output). Name each one that fails on stderr, and return their number."""
     num_failed = 0
     for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
         try:
             picture = read(image)
             write(picture._replace(pixels=colorize(colorizer, picture.pixels)), output)
-        except Exception as error:  # a damaged file can raise nearly anything
+        except Exception as error:  # damaged files raise all sorts of errors
             num_failed += 1
             tqdm.write(f"{image}: {reason(error)}", file=sys.stderr)
     return num_failed
@@ -33,7 +34,7 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
 def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:
     """Predict the color at the model's size, and lay it over the image's own lightness, a strip of rows at a time."""
     colored, whole = pixels.copy(), np.iinfo(pixels.dtype).max
-    (height, width), size = pixels.shape[:2], int(colorizer.image_size)
+    (height, width), size = pixels.shape[:2], colorizer.image_size
     scale = min(size / min(height, width), LONGEST * size / max(height, width))
     small = max(1, round(height * scale)), max(1, round(width * scale))
     with evaluating(colorizer):

@@ -1,4 +1,4 @@
-"""Where what was computed from the user's files is kept, and how it is computed exactly once."""
+"""The cache folder: what is computed from the user's files, exactly once."""
 
 import os
 import shutil
@@ -10,23 +10,23 @@ from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """Return ``$PIGMENT_CACHE``, or else the system's cache folder for pigment. It can be deleted at any time."""
+    """Return ``$PIGMENT_CACHE``, or the system's cache folder for pigment. It can be deleted at any time."""
     given = os.environ.get("PIGMENT_CACHE")
     return Path(given) if given else user_cache_path("pigment")
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return ``folder``, filled by ``build`` unless it is there already.
+    """Return ``folder``; if it is not there yet, ``build`` fills it.
 
-    ``build`` fills an empty folder beside it, which is renamed once complete: however it ends, and
-    however many processes start together, nobody ever sees a half-filled ``folder`` or builds it twice.
+    ``build`` fills an empty folder beside it, which is renamed once complete. However it ends, and however many
+    processes start together, nobody ever sees a half-filled ``folder`` or builds it twice.
     """
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):  # freed by the system if its holder dies
             if not folder.is_dir():
                 partial = folder.with_name(f"{folder.name}.partial")
-                shutil.rmtree(partial, ignore_errors=True)  # what a killed builder left
+                shutil.rmtree(partial, ignore_errors=True)  # left by a builder that was killed
                 partial.mkdir()
                 try:
                     build(partial)

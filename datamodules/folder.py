@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,32 +13,33 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.judge import as_images, as_it_is, leave_group
-from datamodules.store import MANIFEST_FILE, DataError, ImageStore, Part, open_store
+from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_group, open_store
+from system.errors import PigmentError
 
 
 class FolderDataModule(LightningDataModule, ABC):
     """Batches of RGB images (B, 3, size, size) in [0, 1], on the device: what every model here takes.
 
-    A folder in the layout in which the data set is published is split as that says, with the validation images for
-    the test too; any other is split 80 / 10 / 10 by the content of its files.
+    A folder in the data set's published layout keeps its two parts, the second of which serves validation and test. Any
+    other folder is split 80 / 10 / 10 by the content of its files.
 
     Args:
         root: folder of the images; ``kaggle:owner/dataset/folder`` fetches it; None draws demo images.
         size: height and width of every image, in pixels: the shorter side is scaled to it, the longer cropped.
         batch_size: images in a batch, on each device; at least 2.
-        num_workers: processes that read ahead; with 0 the training process reads, which a store is fast enough for.
-        seed: with the epoch it decides the order of the training images.
-        flip: mirror about half of the training images, other ones in each epoch.
-        on_device: keep the pixels of all images, 3 * size**2 bytes each, in the device's memory.
-        list_files: name the files that are left out, copies of others or nearly colorless, instead of only counting.
+        num_workers: processes that read ahead; with 0 the training process reads the store itself, which is fast
+        enough. seed: decides, with the epoch, the order of the training images and which are mirrored. flip: mirror
+        about half of the training images, a different half in each epoch. on_device: keep the pixels of all images, 3 *
+        size**2 bytes each, in the device's memory. list_files: name the files that are left out, duplicates or nearly
+        colorless, instead of only counting them.
 
     Raises:
         ValueError: if a number is too small to work with, or ``root`` is empty.
-        DataError: on setup, if ``root`` is not there or holds too few images.
+        PigmentError: on setup, if ``root`` is not there or holds too few images.
     """
 
     layout: ClassVar[dict[str, Part]]  # the folder of each part, as published
@@ -47,9 +48,9 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        root: str | None,
-        size: int,
-        batch_size: int,
+        root: str | None = None,
+        size: int = 128,
+        batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
         flip: bool = False,
@@ -75,22 +76,23 @@ class FolderDataModule(LightningDataModule, ABC):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.flip, self.on_device, self.list_files = flip, on_device, list_files
         self.batches_of_checkpoint: dict[str, Any] | None = None
+        self.beginning = (0, 0)  # epoch and batch
 
     @staticmethod
     @abstractmethod
     def draw_demo() -> Path:
-        """Return the folder of the demo images, which are drawn if they are not there yet."""
+        """Return the folder of the demo images; on first use they are drawn."""
 
     @cached_property
     def folder(self) -> Path:
-        """Where the images are; they are drawn or fetched on first use, if that is asked for and not done yet."""
+        """The folder of the images; on first use they are drawn or fetched, if ``root`` asks for it."""
         if self.root is None:
             return self.draw_demo()
         return fetch(self.root) if self.root.startswith("kaggle:") else Path(self.root)
 
     @cached_property
     def store(self) -> ImageStore:
-        """The images, opened on first use, or read and judged if nobody has done so yet."""
+        """The images, opened on first use; the first use of all decodes them."""
         as_published = all((self.folder / part).is_dir() for part in self.layout)
         return open_store(self.folder, self.size, self.layout if as_published else None)
 
@@ -99,13 +101,13 @@ class FolderDataModule(LightningDataModule, ABC):
         """All of the store's pixels (N, 3, size, size) on the device.
 
         Raises:
-            DataError: if they are too many for a GPU's memory.
+            PigmentError: if they do not fit into its memory.
         """
         trainer: Any = self.trainer
         try:
             return torch.tensor(self.store.pixels, device=trainer.strategy.root_device).permute(0, 3, 1, 2)
         except torch.OutOfMemoryError as error:
-            raise DataError(
+            raise PigmentError(
                 f"The store's {self.store.pixels.nbytes / 1e9:.1f} GB do not fit into the device's memory. "
                 "Set data.init_args.on_device to false."
             ) from error
@@ -114,10 +116,11 @@ class FolderDataModule(LightningDataModule, ABC):
         if self.root is None:
             rank_zero_info(
                 f"Data: demo {self.kind}, drawn by this program. For real ones set --data.init_args.root to a folder "
-                f"of images, or to {self.published} (README, 'Real {self.kind}')."
+                f"of images, or to {self.published}."
             )
-        for line in self.store.findings() if self.list_files else []:
-            rank_zero_info(line)
+        if self.list_files:
+            for line in self.store.findings():
+                rank_zero_info(line)
         manifest = self.store.folder / MANIFEST_FILE
         rank_zero_info(f"Data: what became of each file is in {manifest}\n{self.store.summary()}")
 
@@ -127,19 +130,22 @@ class FolderDataModule(LightningDataModule, ABC):
             self._check_number("train", at_least=2 * num_processes)
         self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        images = (FlippedImages if self.flip else Images)(self.store, "train", self.on_device)
-        self.order = (FlippedOrder if self.flip else Order)(images, *self._processes(), self.seed, self.batch_size)
-        if self.trainer:  # the start is set here: when Lightning calls set_epoch, workers have read ahead already
-            loop: Any = self.trainer.fit_loop
-            batch_idx = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
-            if batch_idx and self.batches_of_checkpoint != self.state_dict():
-                raise DataError(
-                    f"The checkpoint stands after {batch_idx} batches of an epoch with {self.batches_of_checkpoint}; "
-                    f"now it is {self.state_dict()}. Go on with the same, or begin a new run."
-                )
-            self.order.begin(loop.epoch_progress.current.processed, batch_idx)
-        # a last batch of one is left out, which in every epoch is another image
+    def begin_at(self, epoch: int, batch_idx: int) -> None:
+        """Let training begin with a batch within an epoch, as a run that was stopped there goes on."""
+        self.beginning = epoch, batch_idx
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        before, now = self.batches_of_checkpoint or {}, self.state_dict()
+        changed = [
+            f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value
+        ]
+        if self.beginning[1] and changed:
+            raise PigmentError(
+                f"this checkpoint was saved mid-epoch with {', '.join(changed)}. Use the same again, or start a new run."
+            )
+        images = self.images("train")
+        self.order = Order(images, *self._processes(), self.seed, self.batch_size, self.flip, self.beginning)
+        # a last batch of one image is left out, a different image in each epoch
         return self._loader(
             images, batch_size=self.batch_size, sampler=self.order, drop_last=len(self.order) % self.batch_size == 1
         )
@@ -156,11 +162,11 @@ class FolderDataModule(LightningDataModule, ABC):
         return self._loader(images, batch_size=self.batch_size, sampler=range(rank, len(images), num_processes))
 
     def images(self, part: Part) -> "Images":
-        """Return the images of a part, in the order of the manifest and not flipped."""
+        """Return the images of a part, in the order of the manifest."""
         return Images(self.store, part, self.on_device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what makes the batches of an epoch what they are."""
+        """Return everything that decides what an epoch's batches are."""
         batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
         return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
 
@@ -168,30 +174,26 @@ class FolderDataModule(LightningDataModule, ABC):
         self.batches_of_checkpoint = state_dict
 
     def training_files(self, batch_idx: int) -> list[str]:
-        """Return the paths, below ``folder``, of the images in a batch of the epoch that is running in this process."""
+        """Return the paths, below ``folder``, of the images in a batch of this process's current epoch."""
         paths = self.store.paths()
         return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
 
-    def test_files(self) -> list[str]:
-        """Return the paths, below ``folder``, of the images that ``test`` and ``predict`` see."""
-        paths = self.store.paths()
-        return [paths[row] for row in self.store.rows[self._test_part()]]
-
-    def on_after_batch_transfer(self, batch: Tensor | Sequence[Any], dataloader_idx: int) -> Tensor:
-        images, flips = (batch, ()) if isinstance(batch, Tensor) else batch  # pinned, a tuple becomes a list
-        if self.on_device:
-            images = self.pixels[images]
-        for index in flips:  # one by one: a CPU copies whole images faster than indexed ones
-            images[index] = images[index].flip(-1)
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+        images = self._gather(batch) if self.on_device else batch
         return images.float().div_(255)  # bytes travel; floats are made on the device
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Look images up on the device; rows in the upper half mean mirrored, as in :class:`Images`."""
+        images, is_mirrored = self.pixels[rows % len(self.pixels)], rows >= len(self.pixels)
+        return torch.where(is_mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
     def _check_number(self, part: Part, at_least: int) -> None:
         if len(self.store.rows[part]) < at_least:
-            raise DataError(
-                f"Of the {sum(map(len, self.store.rows.values())):,} images of '{self.root}' that can be used, "
+            raise PigmentError(
+                f"'{self.root}' has {sum(map(len, self.store.rows.values())):,} usable images, of which "
                 f"{len(self.store.rows[part])} fell to {part}, which needs {at_least}. Add images (without folders "
                 f"named {' and '.join(self.layout)} their content decides where they fall), or see what became of "
-                f"them: {self.store.folder / MANIFEST_FILE}"
+                f"each: {self.store.folder / MANIFEST_FILE}"
             )
 
     def _test_part(self) -> Part:
@@ -202,7 +204,7 @@ class FolderDataModule(LightningDataModule, ABC):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _evaluation_loader(self, part: Part) -> DataLoader[Tensor]:
-        """Deal each image to one process, and to all the same number of batches: they wait for each other in each."""
+        """Deal each image to one process, and the same number of batches to all, as they wait for each other."""
         images = self.images(part)
         num_processes, rank = self._processes()
         num_batches = math.ceil(len(images) / num_processes / self.batch_size)
@@ -222,7 +224,10 @@ class FolderDataModule(LightningDataModule, ABC):
 
 
 class Images(Dataset[Tensor]):
-    """The images of one part of a store, in batches (B, 3, size, size) uint8, or their rows in the store, (B,)."""
+    """The N images of one part of a store, in batches (B, 3, size, size) uint8, or their rows in the store, (B,).
+
+    Index N + i is image i mirrored. Likewise a row in the upper half of twice the store's rows means mirrored.
+    """
 
     def __init__(self, store: ImageStore, part: Part, as_rows: bool) -> None:
         self.store, self.rows, self.as_rows = store, store.rows[part], as_rows
@@ -231,52 +236,69 @@ class Images(Dataset[Tensor]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Tensor:
+        if index >= len(self):  # which ends a loop over all images
+            raise IndexError(index)
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        rows = self.rows[indices]
-        return torch.from_numpy(rows) if self.as_rows else as_images(self.store.read(rows))
-
-
-class FlippedImages(Images):
-    """Images, and the indices of those that are to be flipped, which is done on the device."""
-
-    def __getitems__(self, indices_and_flips: list[tuple[int, bool]]) -> tuple[Tensor, list[int]]:  # type: ignore[override]
-        indices, flips = zip(*indices_and_flips, strict=True)
-        return super().__getitems__(list(indices)), np.flatnonzero(flips).tolist()
+        is_mirrored, places = np.divmod(indices, len(self.rows))
+        rows = self.rows[places]
+        if self.as_rows:
+            return torch.from_numpy(rows + is_mirrored * len(self.store.pixels))
+        pixels = self.store.read(rows)
+        for index in np.flatnonzero(is_mirrored):  # one by one: a CPU copies whole images faster than indexed ones
+            pixels[index] = pixels[index, :, ::-1]
+        return as_images(pixels)
 
 
 class Order(DistributedSampler[Any]):
-    """The order of the training images: a function of seed and epoch, and of nothing that happened before.
+    """The order of the training images: a function of seed and epoch, never of history.
 
-    Of a number of images that the processes cannot share evenly, the rest is left out, in every epoch another one.
+    If the images do not divide evenly among processes, the remainder is skipped, a different one each epoch. With
+    ``flip`` it is an order over 2N indices, of which the upper half means mirrored (see :class:`Images`).
     """
 
-    def __init__(self, images: Images, num_processes: int, rank: int, seed: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        num_processes: int,
+        rank: int,
+        seed: int,
+        batch_size: int,
+        flip: bool = False,
+        beginning: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__(images, num_processes, rank, seed=seed, drop_last=True)
-        self.batch_size = batch_size
-        self.begun = (0, 0)
+        self.batch_size, self.flip, self.beginning = batch_size, flip, beginning
+        self.set_epoch(beginning[0])  # workers may read ahead before Lightning sets it
 
-    def begin(self, epoch: int, batch_idx: int) -> None:
-        """Begin with a batch in the middle of an epoch."""
-        self.set_epoch(epoch)
-        self.begun = (epoch, batch_idx)
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch, batch_idx = self.begun
-        return islice(super().__iter__(), batch_idx * self.batch_size if epoch == self.epoch else 0, None)
+    def __iter__(self) -> Iterator[int]:
+        epoch, batch_idx = self.beginning
+        return islice(self._epoch(), batch_idx * self.batch_size if epoch == self.epoch else 0, None)
 
     def batch(self, batch_idx: int) -> list[int]:
-        """Return the indices of a batch in the epoch that was set."""
-        return list(islice(super().__iter__(), batch_idx * self.batch_size, (batch_idx + 1) * self.batch_size))
+        """Return which images are in a batch of the current epoch."""
+        indices = islice(self._epoch(), batch_idx * self.batch_size, (batch_idx + 1) * self.batch_size)
+        return [index % len(self.dataset) for index in indices]  # type: ignore[arg-type]
+
+    def _epoch(self) -> Iterator[int]:
+        if not self.flip:
+            return super().__iter__()
+        num_images = len(self.dataset)  # type: ignore[arg-type]
+        is_mirrored = np.random.default_rng([self.seed, self.epoch]).random(num_images) < 0.5
+        return (index + num_images * int(is_mirrored[index]) for index in super().__iter__())
 
 
-class FlippedOrder(Order):
-    """Yields each index with whether to flip its image: a function of seed, epoch and index."""
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """View pixels (N, H, W, 3) as images (N, 3, H, W), channels last in memory: networks train faster on these."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
-    def __iter__(self) -> Iterator[Any]:
-        flips = np.random.default_rng([self.seed, self.epoch]).random(len(self.dataset)) < 0.5  # type: ignore[arg-type]
-        return ((index, flips[index]) for index in super().__iter__())
+
+def spread_out(images: Dataset[Tensor], number: int) -> Tensor:
+    """Return up to ``number`` images, evenly spaced through a set: the same ones every time."""
+    size = len(images)  # type: ignore[arg-type]
+    indices = torch.linspace(0, size - 1, min(number, size)).long().tolist()
+    return torch.stack([images[index] for index in indices])
 
 
 def fetch(root: str) -> Path:
@@ -284,16 +306,16 @@ def fetch(root: str) -> Path:
     owner, _, dataset_and_folder = root.removeprefix("kaggle:").partition("/")
     dataset, _, folder = dataset_and_folder.partition("/")
     if not (owner and dataset):
-        raise DataError(f"'{root}' names no data set. Write kaggle:owner/dataset, or kaggle:owner/dataset/folder.")
+        raise PigmentError(f"'{root}' names no data set. Write kaggle:owner/dataset, or kaggle:owner/dataset/folder.")
     try:
         import kagglehub
     except ImportError:
-        raise DataError(
+        raise PigmentError(
             f"'{root}' is fetched by kagglehub, which is not installed: .venv/bin/pip install 'kagglehub>=0.3,<2'"
         ) from None
     try:
         return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), folder)
     except Exception as error:  # its own errors share no base class
-        raise DataError(
+        raise PigmentError(
             f"Kaggle did not give '{root}': {error}. Or download it with a browser, and set root to its folder."
         ) from error

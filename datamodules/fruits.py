@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from datamodules.demo_fruits import demo_fruits
+from datamodules.demo import demo_fruits
 from datamodules.folder import FolderDataModule
 from datamodules.store import Part
 

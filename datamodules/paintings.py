@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from datamodules.demo_paintings import demo_paintings
+from datamodules.demo import demo_paintings
 from datamodules.folder import FolderDataModule
 from datamodules.store import Part
 

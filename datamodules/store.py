@@ -1,30 +1,39 @@
-"""A folder of images, judged and decoded once: pixels on disk, and a manifest that says what became of every file."""
+"""A folder of images, decoded once: pixels on disk, and a manifest that says what became of every file."""
 
 import csv
 import errno
-import gc
 import hashlib
 import json
+import math
+import multiprocessing
 import os
 import shutil
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from colorization.files import SUFFIXES
 from datamodules.cache import build_once, cache_folder
-from datamodules.judge import Judged, judge
+from images.colorfulness import colorfulness
+from images.files import SUFFIXES, find_images, open_file, read_square
+from system.errors import PigmentError, reason
+from system.signals import deferred
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
-FORMAT = 3  # raised when stores that older code built no longer serve
-COLORLESS = 5.0  # below it, an image is called nearly colorless: gray, or gray with the tint of old paper
+FORMAT = 4  # raised when stores built by older code no longer serve
+COLORLESS = 5.0  # colorfulness below which an image is nearly colorless: gray, or gray with the tint of old paper
+CHUNK = 32  # files that a process is given at a time
+ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
+THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
 FINDINGS = {
@@ -36,22 +45,18 @@ FINDINGS = {
 }
 
 
-class DataError(ValueError):
-    """The images cannot be used as asked; the message says why and what to do."""
-
-
 class Entry(NamedTuple):
-    """What became of a file: a line of the manifest."""
+    """What became of a file: a row of the manifest."""
 
     path: str  # below the root
-    part: str  # train, val or test; empty where the file's content would decide and cannot be read
-    status: str  # kept; unreadable; or leak: the same bytes stand in an earlier part
+    part: str  # train, val or test; empty if the file's content would decide but cannot be read
+    status: str  # kept; unreadable; or leak: an earlier part has the same bytes
     reason: str  # why it is unreadable
     duplicate_of: str  # the first file with the same bytes
-    colorfulness: str  # as colorization.metrics measures it, of a thumbnail; empty if unreadable
+    colorfulness: str  # of a thumbnail, see images.colorfulness; empty if unreadable
 
     def findings(self) -> Iterator[tuple[str, str]]:
-        """Yield all there is to say of the file: a key of FINDINGS, and the particulars."""
+        """Yield all there is to say about the file: a key of FINDINGS, and the particulars."""
         yield self.status, self.reason or f"same as {self.duplicate_of}"
         if self.status == "kept" and self.duplicate_of:
             yield "duplicate", f"same as {self.duplicate_of}"
@@ -60,11 +65,20 @@ class Entry(NamedTuple):
 
 
 class File(NamedTuple):
+    """A file to read, and what tells whether it has changed."""
+
     path: str  # below the root
     part: Part | None  # None: its content decides
-    num_bytes: int = 0  # this and the others are 0 if it cannot be looked at
-    modified: int = 0  # ns
-    changed: int = 0  # ns; unlike the former, also by chmod and by cp -p
+    version: tuple[int, ...] = ()  # its size and times, see images.files.Found
+
+
+class Decoded(NamedTuple):
+    """A file whose pixels, if it can be read, are in the store."""
+
+    digest: bytes  # of its content; empty if that cannot be read
+    colorfulness: float
+    fault: str = ""  # why it cannot be read
+    disk: OSError | None = None  # what is wrong with the store's own disk
 
 
 class ImageStore:
@@ -75,9 +89,8 @@ class ImageStore:
         size: height and width of its images, in pixels.
 
     Attributes:
-        pixels: (N, size, size, 3) uint8, read-only; a row for each line of the manifest, of which
-            those of ``rows`` are images.
-        rows: the rows of the kept files of each part.
+        pixels: (N, size, size, 3) uint8, read-only; a row for each row of the manifest. Only ``rows`` hold images.
+        rows: the rows of each part's kept files.
         counts: the number of files for each finding (see FINDINGS) and part.
     """
 
@@ -93,23 +106,23 @@ class ImageStore:
         weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[Path, int]]:
-        return ImageStore, (self.folder, self.size)  # a worker maps the file; pickling the map would copy the pixels
+        return ImageStore, (self.folder, self.size)  # a worker maps the file itself; pickling the map would copy it
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy images (len(rows), size, size, 3); what is taken from ``pixels`` would stay in the process's memory."""
+        """Copy images (len(rows), size, size, 3); pages read through ``pixels`` would stay in the process's memory."""
         images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         for image, row in zip(images, rows.tolist(), strict=True):
             if os.preadv(self._file, [image], row * image.nbytes) < image.nbytes:
-                raise DataError(f"'{self.folder}' is damaged. Delete it: it will be built again.")
+                raise PigmentError(f"'{self.folder}' is damaged. Delete it: it will be built again.")
         return images
 
     @property
     def parts(self) -> list[str]:
-        """The parts to which files belong; "" is that of files whose content would decide and cannot be read."""
+        """The parts that files belong to; "" if their content would decide but cannot be read."""
         return sorted(set().union(*self.counts.values()), key=[*self.rows, ""].index)
 
     def summary(self) -> str:
-        """Say in a short table how many images of each part were kept, and what was found wrong."""
+        """Return a short table: how many images of each part were kept, and what was found wrong."""
         lines = ["".join(f"{part or 'unknown':>10}" for part in self.parts)]
         for finding, meaning in FINDINGS.items():
             if numbers := self.counts.get(finding):
@@ -117,11 +130,11 @@ class ImageStore:
         return "\n".join(lines)
 
     def paths(self) -> list[str]:
-        """Name the file of each row of ``pixels``, by its path below the root."""
+        """Return the path, below the root, of the file of each row of ``pixels``."""
         return [entry.path for entry in read_manifest(self.folder)]
 
     def findings(self) -> Iterator[str]:
-        """Name each file of which more is to say than that it is kept."""
+        """Yield a line for each file about which there is more to say than that it is kept."""
         for entry in read_manifest(self.folder):
             for finding, particulars in entry.findings():
                 if finding != "kept":
@@ -131,31 +144,27 @@ class ImageStore:
 def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> ImageStore:
     """Find the store of a folder of images, or build it; the folder itself is only read.
 
-    A store is found again as long as the files' names, sizes and times, and the arguments, stay the same.
+    A store is found again as long as the arguments and the files' names, sizes and times stay the same.
 
     Args:
         root: searched for images with all its subfolders; links are followed.
-        size: height and width in pixels to which every image is scaled and cropped.
-        layout: the folder below ``root`` of each part; None splits all images 80 / 10 / 10 by a hash of their
-            bytes, so that a file keeps its part whatever is added, and duplicates never fall into two parts.
+        size: height and width in pixels that every image is scaled and cropped to.
+        layout: the part that each folder below ``root`` holds; None splits all images 80 / 10 / 10 by a hash of their
+            bytes: a file keeps its part whatever is added, and duplicates never fall into different parts.
 
     Raises:
-        DataError: if ``root`` is not there, no image can be used, or the disk is too small for the store.
+        PigmentError: if ``root`` is not there, no image can be used, or the disk is too small for the store.
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder '{root}'. Set data.init_args.root to the folder of your images.")
-    gc.disable()  # or it would look for cycles in all that was imported, for a third of the time with 100,000 files
-    try:
-        files = [
-            file
-            for folder, part in (layout.items() if layout else [("", None)])
-            for file in sorted(find_images(root, folder, part))
-        ]
-    finally:
-        gc.enable()
+        raise PigmentError(f"there is no folder '{root}': root has to name the folder of your images")
+    files = [
+        File(os.path.join(folder, found.path).rstrip(os.sep), part, found[1:])
+        for folder, part in (layout.items() if layout else [("", None)])
+        for found in sorted(find_images(root / folder))
+    ]
     if not files:
         where = " or ".join(f"'{root / folder}'" for folder in layout or [""])
-        raise DataError(f"No image in {where}: no file there ends in {', '.join(sorted(SUFFIXES))}.")
+        raise PigmentError(f"no image in {where}: no file there ends in {', '.join(sorted(SUFFIXES))}.")
     fingerprint = hashlib.blake2b(repr((FORMAT, size, root.resolve(), files)).encode("utf-8", "surrogateescape"))
     name = f"{root.resolve().name}-{size}px-{fingerprint.hexdigest()[:16]}"
     folder = build_once(cache_folder() / name, lambda folder: _build(folder, root, size, files))
@@ -170,45 +179,9 @@ def read_manifest(folder: Path) -> Iterator[Entry]:
         yield from map(Entry._make, reader)
 
 
-def find_images(root: Path, folder: str, part: Part | None) -> Iterator[File]:
-    """Yield everything in ``folder``, below ``root``, that is named like an image.
-
-    A subfolder that cannot be listed, or a link that leads nowhere, is yielded too: the manifest will say why.
-    """
-    seen = set()  # a link may lead back up
-    pending = [folder]
-    while pending:
-        path = pending.pop()
-        prefix = os.path.join(path, "")
-        subfolders = []
-        try:
-            status = os.stat(root / path)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / path) as listing:
-                for entry in listing:
-                    if entry.name.startswith("."):
-                        continue
-                    below = prefix + entry.name
-                    is_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-                    try:
-                        if entry.is_dir():
-                            subfolders.append(below)
-                        elif is_image:
-                            status = entry.stat()
-                            yield File(below, part, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    except OSError:
-                        if is_image:
-                            yield File(below, part)
-        except OSError:
-            yield File(path, part)
-        pending += sorted(subfolders)
-
-
 def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
     needed, free = len(files) * 3 * size**2, shutil.disk_usage(folder).free
-    no_room = DataError(
+    no_room = PigmentError(
         f"{len(files):,} images at {size} px take {needed / 1e9:.1f} GB, but '{folder.parent}' has "
         f"{free / 1e9:.1f} GB free. Free some, raise your quota, or set PIGMENT_CACHE to a folder on a larger disk."
     )
@@ -221,12 +194,12 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
         with (
             (folder / PIXELS_FILE).open("wb") as pixels,
             (folder / MANIFEST_FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
-            closing(judge(root, [file.path for file in files], size, folder / PIXELS_FILE)) as judged,
+            closing(decode_all(root, [file.path for file in files], size, folder / PIXELS_FILE)) as decoded,
         ):
             pixels.truncate(needed)
             manifest = csv.writer(lines)
             manifest.writerow(Entry._fields)
-            entries = _entries(files, judged)
+            entries = _entries(files, decoded)
             for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
                 manifest.writerow(entry)
                 for finding, _ in entry.findings():
@@ -239,26 +212,104 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
         raise
     if not any(rows.values()):
         reasons = [f"{entry.path}: {entry.reason}" for entry in read_manifest(folder)][:3]
-        raise DataError(f"None of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)}).")
+        raise PigmentError(f"none of the {len(files):,} images in '{root}' can be used ({'; '.join(reasons)})")
     (folder / INDEX_FILE).write_text(json.dumps({"num_files": len(files), "rows": rows, "counts": counts}))
 
 
-def _entries(files: Iterable[File], judged: Iterable[Judged]) -> Iterator[Entry]:
+def _entries(files: Iterable[File], decoded: Iterable[Decoded]) -> Iterator[Entry]:
     """Yield what the manifest says of each file."""
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
-    for file, (digest, found) in zip(files, judged, strict=True):
-        if isinstance(found, OSError):
-            raise found
+    for file, (digest, color, fault, disk) in zip(files, decoded, strict=True):
+        if disk:
+            raise disk
         part = file.part or (_part_of(digest) if digest else "")
-        if isinstance(found, str):
-            yield Entry(file.path, part, "unreadable", found, "", "")
+        if fault:
+            yield Entry(file.path, part, "unreadable", fault, "", "")
         else:
             original, original_part = first_with.setdefault(digest, (file.path, part))
             status = "kept" if original_part == part else "leak"
             duplicate_of = "" if original == file.path else original
-            yield Entry(file.path, part, status, "", duplicate_of, f"{found:.1f}")
+            yield Entry(file.path, part, status, "", duplicate_of, f"{color:.1f}")
 
 
 def _part_of(digest: bytes) -> Part:
     tenth = int.from_bytes(digest[:8], "big") % 10
     return "train" if tenth < 8 else "val" if tenth == 8 else "test"
+
+
+def decode_all(root: Path, paths: list[str], size: int, pixels: Path) -> Generator[Decoded, None, None]:
+    """Decode image files and write the pixels of each that can be read to its row; yields in the order of ``paths``.
+
+    Many files are dealt to one process per core; threads would wait for each other in the Python parts of Pillow.
+
+    Args:
+        root: folder of the files.
+        paths: of the files, below ``root``.
+        size: height and width that they are brought to, in pixels.
+        pixels: a file with room for (len(paths), size, size, 3) uint8.
+    """
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # a process that is not forked imports everything again
+    enough = ENOUGH_TO_FORK if multiprocessing.get_start_method() == "fork" else ENOUGH_TO_SPAWN
+    chunks = DataLoader(
+        Decoder(root, paths, size, pixels),
+        batch_size=CHUNK,
+        num_workers=min(num_cores, math.ceil(len(paths) / CHUNK)) if len(paths) >= enough else 0,
+        worker_init_fn=leave_group,
+        collate_fn=as_it_is,
+        generator=torch.Generator(),  # otherwise it draws from the one that training draws from
+    )
+    with deferred():
+        decoded = iter(chunks)
+    yield from chain.from_iterable(decoded)
+
+
+class Decoder(Dataset[Decoded]):
+    """Image files, each decoded into its row of the store when it is asked for."""
+
+    def __init__(self, root: Path, paths: list[str], size: int, pixels: Path) -> None:
+        self.root, self.paths, self.size, self.pixels = root, paths, size, pixels
+        self.thinning = math.ceil(size / THUMBNAIL)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, rows: list[int]) -> list[Decoded]:
+        side = math.ceil(self.size / self.thinning)
+        thumbnails = np.zeros((len(rows), side, side, 3), np.uint8)
+        with self.pixels.open("r+b", buffering=0) as pixels:
+            decoded = [
+                self._decode(row, pixels.fileno(), thumbnail) for row, thumbnail in zip(rows, thumbnails, strict=True)
+            ]
+        colors = colorfulness(torch.from_numpy(thumbnails).permute(0, 3, 1, 2) / 255).tolist()
+        return [one._replace(colorfulness=color) for one, color in zip(decoded, colors, strict=True)]
+
+    def _decode(self, row: int, pixels: int, thumbnail: NDArray[np.uint8]) -> Decoded:
+        """Write a file's pixels to its row, and every n-th of them to the thumbnail."""
+        digest = b""
+        try:
+            with open_file(os.path.join(self.root, self.paths[row])) as file:
+                content = file.read()
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            if not content:
+                raise ValueError("empty file")
+            image = read_square(content, self.size)
+        except Exception as error:  # damaged files raise all sorts of errors
+            return Decoded(digest, 0.0, fault=reason(error))
+        try:
+            if os.pwrite(pixels, image.data, row * image.nbytes) < image.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:  # returned, as a DataLoader would raise it without its number
+            return Decoded(digest, 0.0, disk=error)
+        thumbnail[:] = image[:: self.thinning, :: self.thinning]
+        return Decoded(digest, 0.0)
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collate nothing: a dataset returns whole batches."""
+    return batch
+
+
+def leave_group(worker: int) -> None:
+    """Spare a worker the signals sent to all processes of a terminal or a job; its parent ends it."""
+    os.setpgrp()

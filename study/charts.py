@@ -1,4 +1,4 @@
-"""Curves as SVG, which are readable on light and dark pages alike."""
+"""Curves as SVG, which light and dark pages both show well."""
 
 from collections.abc import Mapping
 from io import StringIO
@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from study.runs import Curve
 
-INK = "#010203"  # stands for the color of the page's text
+INK = "#010203"  # a placeholder for the color of the page's text
 DARK = "<style>svg{color:#1b1b1b}@media(prefers-color-scheme:dark){svg{color:#e4e4e4}}</style>"
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
 def curves_svg(curves: Mapping[str, list[Curve]], title: str, width: float = 4.5) -> str:
-    """Draw one line for each curve, those of one name in the same color, over a logarithmic axis: SVG."""
+    """Draw every curve over a logarithmic axis, as SVG; curves with one name share a color."""
     ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context({**ink, "svg.hashsalt": title, "legend.framealpha": 0}):
         figure = Figure(figsize=(width, 0.7 * width), layout="constrained")
@@ -32,6 +32,4 @@ def curves_svg(curves: Mapping[str, list[Curve]], title: str, width: float = 4.5
         svg = StringIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
     text = svg.getvalue().replace(INK, "currentColor")
-    start = text.index("<svg")
-    head_end = text.index(">", start) + 1
-    return text[start:head_end] + DARK + text[head_end:]
+    return text[text.index("<svg") :].replace(">", f">{DARK}", 1)

@@ -1,34 +1,68 @@
 """What finished models make of the same held-out images."""
 
-from typing import Any
+import statistics
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from tqdm import tqdm
 
-from callbacks.images import spread_out
 from colorization import Colorizer
-from colorization.metrics import CIEDE2000
-from datamodules.folder import FolderDataModule
-from study.runs import Run, load_class
+from colorization.color import rgb_to_lab
+from colorization.metrics import ciede2000
+from datamodules.folder import FolderDataModule, spread_out
+from resuming.checkpoints import data_of, load_model
+from study.claims import Figure
+from study.runs import Run
+from system.errors import PigmentError, reason
+from system.hardware import best_device
+from vae import ConvVAE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+class Tested(NamedTuple):
+    """A finished run, its model, and what ``train.py test`` says of it."""
+
+    run: Run
+    model: Any  # at the end of training; kept for the first seed only, else None
+    metrics: dict[str, float]  # without the prefix test/
 
 
-def load_data(run: Run) -> FolderDataModule:
-    """Open the images that a run was trained on, and those that it was not."""
-    return load_class(run.config["data"]["class_path"])(**run.config["data"]["init_args"] | {"on_device": False})
+class Family(NamedTuple):
+    """All colorizers, or all VAEs, tested on the same images."""
+
+    data: FolderDataModule
+    models: dict[str, list[Tested]]  # by name, then by seed
 
 
-def load_model(run: Run) -> Any:
-    """Load the model as it was at the end of training."""
-    return run.kind.load_from_checkpoint(run.checkpoint, DEVICE, weights_only=True)
+def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningModule], Family]:
+    """Test every finished run on the images of its family's first, and add the others to ``left_out``."""
+    families: dict[type[LightningModule], Family] = {}
+    for run in tqdm(runs, "Testing", unit=" models"):
+        try:
+            run.check()
+            model, checkpoint = load_model(run.checkpoint, LightningModule)
+            kind = Colorizer if isinstance(model, Colorizer) else ConvVAE
+            family = families.get(kind) or Family(data_of(checkpoint), {})
+            others = family.models.get(run.model, [])
+            first = next(iter(family.models.values()))[0].run if family.models else run
+            if run.images != first.images:
+                raise PigmentError(f"trained on other images ({run.images}) than {first} ({first.images})")
+            if others and run.recipe != others[0].run.recipe:
+                raise PigmentError(f"trained in another way than {others[0].run}")
+            tested = Tested(run, None if others else model, test(model, run, family.data))
+        except Exception as error:  # a damaged folder, or one from another version, raises all sorts of errors
+            left_out[str(run)] = reason(error)
+        else:
+            family.models[run.model] = [*others, tested]
+            families[kind] = family
+    return families
 
 
 def test(model: LightningModule, run: Run, data: FolderDataModule) -> dict[str, float]:
-    """Return what ``train.py test`` logs, without its prefix."""
+    device = model.device
     trainer = Trainer(
-        accelerator=DEVICE.type,
+        accelerator=device.type,
         devices=1,
         precision=run.config["trainer"]["precision"],
         logger=False,
@@ -37,19 +71,38 @@ def test(model: LightningModule, run: Run, data: FolderDataModule) -> dict[str, 
         enable_model_summary=False,
     )
     (metrics,) = trainer.test(model, datamodule=data, verbose=False)
-    model.to(DEVICE)
+    model.to(device)
     return {name.removeprefix("test/"): value for name, value in metrics.items()}
 
 
+def summarize(several: list[Tested]) -> dict[str, Figure]:
+    """Return a model's figures over its seeds: what it was tested for, and how its curves end."""
+    values = []
+    for one in several:
+        curves = one.run.history
+        final = {f"final {name}": curve[-1][1] for name, curve in curves.items()}
+        fall = curves["train/loss"][-1][1] / curves["train/loss"][0][1]
+        values.append({**one.metrics, **final, "final / first train/loss": fall})
+    figures = {}
+    for name in values[0]:
+        if all(name in of for of in values):
+            numbers = [of[name] for of in values]
+            deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+            figures[name] = Figure(statistics.mean(numbers), deviation, len(numbers))
+    return figures
+
+
 def difference(first: Colorizer, second: Colorizer, data: FolderDataModule) -> float:
-    """Return how different the colors of two models look: CIEDE2000, averaged over all held-out images."""
-    metric = CIEDE2000().to(DEVICE)
+    """Return how different two models' colors look: CIEDE2000, averaged over all held-out images."""
+    differences = []
     for batch in data.test_dataloader():
-        images = data.on_after_batch_transfer(batch.to(DEVICE), 0)
-        metric.update(first.colorize(images), second.colorize(images))
-    return metric.compute().item()
+        images = data.on_after_batch_transfer(batch.to(first.device), 0)
+        labs = [rgb_to_lab(model.colorize(images)) for model in (first, second)]
+        differences.append(ciede2000(*labs).mean(dim=(1, 2)))
+    return torch.cat(differences).mean().item()
 
 
 def held_out(data: FolderDataModule, number: int) -> Tensor:
-    """Return up to ``number`` held-out images (B, 3, H, W) in [0, 1], ever the same ones."""
-    return data.on_after_batch_transfer(spread_out(data.test_dataloader().dataset, number).to(DEVICE), 0)
+    """Return up to ``number`` held-out images (B, 3, H, W) in [0, 1], evenly spaced through all."""
+    images = spread_out(data.test_dataloader().dataset, number)
+    return data.on_after_batch_transfer(images.to(best_device()), 0)

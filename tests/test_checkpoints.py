@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import WholeCheckpointIO
-from callbacks.checkpoints import CheckpointError
+from system.errors import PigmentError
 from tests.world import tiny
 from train import main
 
@@ -57,7 +57,7 @@ def save_with_little_room(path: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, SIZE))  # a quarter of what it takes
     with pytest.raises(
-        CheckpointError, match=r"'.*last\.ckpt' cannot be written, and is what it was before: File too large"
+        PigmentError, match=r"'.*last\.ckpt' cannot be written, and is what it was before: File too large"
     ):
         save(path, 2)
 

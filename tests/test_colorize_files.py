@@ -15,10 +15,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer, pictures
-from colorization.__main__ import load_colorizer, main
+from colorization.__main__ import main
 from colorization.color import rgb_to_lab
-from colorization.files import read
 from colorization.pictures import colorize
+from images.files import read
+from resuming.checkpoints import load_model
 from tests.world import CONFIGS, damaged_exif
 from vae import ConvVAE
 
@@ -124,7 +125,7 @@ def test_any_size(shape: tuple[int, int], ckpt: Path, tmp_path: Path) -> None:
 def test_color_is_predicted_at_the_models_size(
     shape: tuple[int, int], expected: tuple[int, int], ckpt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    colorizer, sizes = load_colorizer(str(ckpt)), []
+    colorizer, sizes = load_model(ckpt, Colorizer)[0], []
     colorizer.net.register_forward_pre_hook(lambda net, args: sizes.append(tuple(args[0].shape[2:])))
     colorize(colorizer, draw(*shape))
     padded = [tuple(-(-side // 8) * 8 for side in expected)]
@@ -132,14 +133,14 @@ def test_color_is_predicted_at_the_models_size(
 
 
 def test_strips_equal_the_whole(ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    colorizer, image = load_colorizer(str(ckpt)), draw(201, 130, whole=65535)
+    colorizer, image = load_model(ckpt, Colorizer)[0], draw(201, 130, whole=65535)
     whole = colorize(colorizer, image)
     monkeypatch.setattr(pictures, "STRIP", 1000)
     assert np.abs(colorize(colorizer, image).astype(int) - whole).max() <= 2  # of 65535
 
 
 def test_at_the_models_own_size_it_is_what_colorize_gives(ckpt: Path) -> None:
-    colorizer, image = load_colorizer(str(ckpt)), draw(SIZE, SIZE)
+    colorizer, image = load_model(ckpt, Colorizer)[0], draw(SIZE, SIZE)
     expected = colorizer.colorize(torch.from_numpy(image / 255).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0)
     got = colorize(colorizer, image)
     assert np.abs(got - 255 * expected.numpy()).max() <= 0.51
@@ -202,7 +203,7 @@ def test_alpha_is_kept_and_the_color_predicted_on_white(name: str, ckpt: Path, t
     assert difference.max() < (6 if "webp" in name else 0.5)
 
     white = 255 - expected[..., 3:] / 255 * (255.0 - expected[..., :3])
-    on_white = colorize(load_colorizer(str(ckpt)), white.round().astype(np.uint8))
+    on_white = colorize(load_model(ckpt, Colorizer)[0], white.round().astype(np.uint8))
     opaque = expected[..., 3] == 255
     if "webp" not in name:
         assert np.abs(lab(result) - lab(on_white))[:, opaque].max() < 1
@@ -349,7 +350,7 @@ def test_any_colorizers_checkpoint_is_enough(kind: type[Colorizer], tmp_path: Pa
     more = {"weights": None} if kind is ResNetColorizer else {}
     trained = kind("sgd", 1e-3, "mae", **more)
     path = train(trained, tmp_path / "any.ckpt")
-    loaded = load_colorizer(str(path))
+    loaded = load_model(path, Colorizer)[0]
     assert type(loaded) is kind
     assert loaded.image_size == SIZE
     lightness = torch.rand(1, 1, 32, 32)
@@ -364,14 +365,22 @@ class Unsafe:
 def test_other_files_are_refused_as_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "a.png")
     train(ConvVAE(SIZE, latent_dim=2, lr=1e-3), tmp_path / "vae.ckpt")
-    torch.save({"state_dict": ShallowColorizer("adam", 1e-3, "mse").state_dict()}, tmp_path / "new.ckpt")
+    untrained = ShallowColorizer("adam", 1e-3, "mse")
+    torch.save(
+        {"state_dict": untrained.state_dict(), "hyper_parameters": dict(untrained.hparams)}, tmp_path / "new.ckpt"
+    )
     torch.save({"state_dict": {"a": 1}}, tmp_path / "other.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
     torch.save({"state_dict": Unsafe()}, tmp_path / "unsafe.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "vae.ckpt").read_bytes()[:1000])
     (tmp_path / "text.ckpt").write_text("I am no checkpoint")
     for name in ("vae", "other", "list", "unsafe", "half", "text", "new", "nowhere"):
-        reason = {"new": "was never trained", "nowhere": "there is no checkpoint"}.get(name, "not a colorizer's")
+        reasons = {
+            "vae": "not the checkpoint of a Colorizer",
+            "new": "never trained",
+            "nowhere": "there is no checkpoint",
+        }
+        reason = reasons.get(name, "is not a whole checkpoint of this program")
         run(tmp_path / f"{name}.ckpt", "a.png", status=2)
         said, errors = capsys.readouterr()
         assert (said, errors.count("\n")) == ("", 1)
@@ -404,7 +413,7 @@ finally:  # unlike what getrusage says, not the memory of the process that start
 def test_the_command_fits_24_megapixels_in_2_gb_and_says_by_its_status_that_a_file_failed(tmp_path: Path) -> None:
     ckpt = train(DeepColorizer("adam", 1e-3, "mse"), tmp_path / "deep.ckpt")
     checkpoint = torch.load(ckpt)
-    checkpoint["state_dict"]["image_size"].fill_(256)
+    checkpoint["image_size"] = 256
     torch.save(checkpoint, ckpt)
     tile = Image.fromarray(draw(400, 600))
     tile.resize((6000, 4000), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", quality=75)

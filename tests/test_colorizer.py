@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.models import resnet18
 
-from callbacks.loggers import read_metrics
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
 from colorization.color import rgb_to_lab
-from colorization.colorizer import mean_absolute_error
-from colorization.metrics import ciede2000, colorfulness
+from colorization.metrics import ciede2000
 from datamodules import PaintingsDataModule
-from datamodules.judge import as_images
+from datamodules.folder import as_images
+from images.colorfulness import colorfulness
+from resuming.loggers import read_metrics
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -119,17 +119,10 @@ def test_the_optimizer_has_the_given_rate(optimizer: str, expected: dict[str, An
     assert {name: made.defaults[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("needs_gradient", [True, False])
-def test_the_mean_absolute_error_is_torchs(needs_gradient: bool) -> None:
-    predicted, chroma = torch.randn(2, 4, 2, 8, 8)
-    ours, torchs = (predicted.clone().requires_grad_(needs_gradient) for _ in range(2))
-    error, expected = mean_absolute_error(ours, chroma), torch.nn.functional.l1_loss(torchs, chroma)
-    torch.testing.assert_close(error, expected)
-    if needs_gradient:
-        error.backward()
-        expected.backward()
-        torch.testing.assert_close(ours.grad, torchs.grad)
-    assert torch.equal(ours.detach(), predicted)
+@pytest.mark.parametrize("setting", [{"optimizer": "adamw"}, {"loss": "l2"}])
+def test_a_name_that_is_unknown_is_refused_at_once(setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"init_args\.(optimizer is 'adamw', needs|loss is 'l2', needs to be mse)"):
+        ShallowColorizer(**{"optimizer": "adam", "lr": 0.001, "loss": "mse", **setting})
 
 
 def test_the_loss_of_a_step_is_that_of_its_batch_however_many_are_accumulated(paintings: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from datamodules import PaintingsDataModule
+from datamodules import FruitsDataModule, PaintingsDataModule
 from tests.world import CONFIGS, tiny, write_ball
 from train import main
 from vae import ConvVAE
@@ -79,22 +79,25 @@ def test_colorizers_differ_in_nothing_else(name: str) -> None:
     config, baseline = (read(CONFIGS / "colorization" / f"{stem}.yaml") for stem in (name, "1_shallow_rmsprop"))
     assert config["data"] == baseline["data"]
     assert config["trainer"] | {"max_epochs": 200} == baseline["trainer"]
-    assert (config["data"]["init_args"]["size"], config["data"]["init_args"]["batch_size"]) == (256, 10)
+    assert config["data"]["init_args"] == {"size": 256, "batch_size": 10, "flip": True}
+    assert len((CONFIGS / "colorization" / f"{name}.yaml").read_text().splitlines()) <= 12
 
 
 def test_the_vae_config_is_the_reports() -> None:
     config = read(CONFIGS / "vae.yaml")
-    recipe = {
+    assert config["model"]["class_path"] == "vae.ConvVAE"
+    vae = ConvVAE(image_size=100, **config["model"]["init_args"])
+    assert vae.hparams == {
+        "image_size": 100,
         "latent_dim": 2048,
         "lr": 0.001,
         "lr_schedule": "constant",
         "likelihood": "fixed",
-        "kl_warmup_steps": 0,
         "activation": "none",
     }
-    assert config["model"] == {"class_path": "vae.ConvVAE", "init_args": recipe}
-    expected = {"root": None, "size": 100, "batch_size": 64, "num_workers": 0, "seed": 0}
-    assert config["data"]["init_args"].items() >= expected.items()
+    data = FruitsDataModule(**config["data"]["init_args"])
+    assert (data.root, data.size, data.batch_size, data.num_workers, data.seed) == (None, 100, 64, 0, 0)
+    assert (data.flip, data.on_device, data.list_files) == (False, False, False)
     assert config["trainer"]["max_epochs"] == 5
 
 

@@ -1,6 +1,4 @@
-"""The demo paintings: repeatable, of many sizes, vivid, and in colors that can be told from their lightness."""
-
-from pathlib import Path
+"""The demo paintings are repeatable, vivid, of many sizes, and colored as their lightness suggests."""
 
 import numpy as np
 import pytest
@@ -8,10 +6,9 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from colorization.metrics import colorfulness
-from datamodules import demo_paintings
-from datamodules.demo_paintings import MATERIALS, RAMPS, draw_painting
+from datamodules.demo.paintings import MATERIALS, RAMPS, draw_painting
 from datamodules.store import COLORLESS
+from images.colorfulness import colorfulness
 
 
 def draw(seed: int) -> np.ndarray:
@@ -28,7 +25,7 @@ def test_pixels_are_a_function_of_the_seed(paintings: list[np.ndarray]) -> None:
     assert len({painting.tobytes() for painting in paintings}) == len(paintings)
 
 
-def test_sizes_are_those_of_paintings(paintings: list[np.ndarray]) -> None:
+def test_sizes_vary_as_paintings_do(paintings: list[np.ndarray]) -> None:
     sizes = {painting.shape[:2] for painting in paintings}
     assert all(painting.dtype == np.uint8 and painting.shape[2] == 3 for painting in paintings)
     assert all(min(size) == 256 and max(size) <= 360 for size in sizes)
@@ -52,7 +49,7 @@ def test_a_higher_tone_is_lighter(name: str) -> None:
 
 def test_color_follows_from_lightness_place_and_strokes(paintings: list[np.ndarray]) -> None:
     def look(painting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What can be seen without color in each field of a grid, (256, 5); its chroma, (256, 2)."""
+        """What shows without color in each field of a grid, (256, 5), and its chroma, (256, 2)."""
         image = Image.fromarray(painting).resize((256, 256))
         lab = rgb2lab(image.resize((16, 16), Image.Resampling.BOX))
         lightness, overall, place = lab[..., 0], np.full((16, 16), lab[..., 0].mean()), np.mgrid[:16, :16][0]
@@ -64,21 +61,9 @@ def test_color_follows_from_lightness_place_and_strokes(paintings: list[np.ndarr
     seen, chroma = (np.stack(parts) for parts in zip(*map(look, paintings), strict=True))
     seen = np.pad((seen - seen.mean((0, 1))) / seen.std((0, 1)), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     i, j = np.triu_indices(6)
-    terms = seen[..., i] * seen[..., j]  # of all quadratic functions of what is seen
+    terms = seen[..., i] * seen[..., j]  # of a quadratic function
     known, new = slice(0, None, 2), slice(1, None, 2)
     weights, *_ = np.linalg.lstsq(terms[known].reshape(-1, len(i)), chroma[known].reshape(-1, 2), rcond=None)
     error = ((chroma[new] - terms[new] @ weights) ** 2).sum()
     blind_error = ((chroma[new] - chroma[known].mean((0, 1))) ** 2).sum()
     assert error < 0.8 * blind_error  # 0.64 at these seeds, 0.58 to 0.68 at others
-
-
-def test_files_are_laid_out_like_real_paintings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_paintings, "NUM_IMAGES", {"training_set": 3, "validation_set": 2})
-    demo_paintings.write_paintings(tmp_path)
-    paths = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    numbers = {"training_set": 3, "validation_set": 2}
-    assert paths == {f"{part}/painting/{i}.jpg" for part, number in numbers.items() for i in range(number)}
-    assert len({(tmp_path / path).read_bytes() for path in paths}) == len(paths)  # no image is drawn twice
-    for path in paths:
-        with Image.open(tmp_path / path) as image:
-            assert (image.format, image.mode, min(image.size)) == ("JPEG", "RGB", 256)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules import FruitsDataModule, PaintingsDataModule, demo_fruits
-from datamodules.judge import as_images
-from datamodules.store import DataError, read_manifest
+from datamodules import FruitsDataModule, PaintingsDataModule
+from datamodules.demo import fruits as demo
+from datamodules.folder import as_images
+from datamodules.store import read_manifest
+from system.errors import PigmentError
 from tests.world import tiny, write_ball
 from train import main
 
@@ -136,7 +138,8 @@ def test_nothing_is_flipped_that_is_not_trained_on(paintings: Path) -> None:
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
     write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(200, 0, 0))
     with pytest.raises(
-        DataError, match=r"Of the 1 images .* fell to (train|val), which needs [12]\. Add images .*manifest\.csv"
+        PigmentError,
+        match=r"1 usable images, of which \d fell to \w+, which needs [12]\. Add images .*manifest\.csv",
     ):
         load(tmp_path / "one")
 
@@ -144,9 +147,9 @@ def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
 def test_without_a_root_demo_fruits_are_drawn_once_and_said_to_be_such(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_fruits, "NUM_IMAGES", {"Training": 2, "Test": 1})
+    monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 2, "Test": 1})
     data = load(None)
-    assert len(data.train_dataloader().dataset) == 2 * len(demo_fruits.FRUITS)
+    assert len(data.train_dataloader().dataset) == 2 * len(demo.FRUITS)
     (line,) = [line for line in caplog.messages if "demo fruits" in line]
     assert "--data.init_args.root" in line
     assert capsys.readouterr().err.count("Drawing") > 0
@@ -155,7 +158,7 @@ def test_without_a_root_demo_fruits_are_drawn_once_and_said_to_be_such(
 
 
 def test_kaggle_without_kagglehub_says_what_to_install() -> None:
-    with pytest.raises(DataError, match=r"kagglehub, which is not installed: .venv/bin/pip install 'kagglehub"):
+    with pytest.raises(PigmentError, match=r"kagglehub, which is not installed: .venv/bin/pip install 'kagglehub"):
         load("kaggle:moltean/fruits/fruits-360_100x100/fruits-360")
 
 
@@ -182,7 +185,7 @@ def test_kaggle_data_sets_are_fetched_and_their_folders_found() -> None:
     [("kaggle:me/nothing", "did not give .*404.* download it with a browser"), ("kaggle:me", "names no data set")],
 )
 def test_a_kaggle_data_set_that_is_not_there(root: str, why: str) -> None:
-    with pytest.raises(DataError, match=why):
+    with pytest.raises(PigmentError, match=why):
         load(root)
 
 

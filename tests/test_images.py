@@ -11,8 +11,8 @@ from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 
 from callbacks import LogSamples
-from callbacks.images import COLUMNS, MAP_THUMBNAIL, MARGIN, EpochImages, film_strip, latent_map
-from colorization.pictures import colorize
+from callbacks.pictures import EpochImages
+from images.drawing import COLUMNS, MAP_THUMBNAIL, MARGIN, film_strip, latent_map
 from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
@@ -169,22 +169,6 @@ def test_predict_draws_every_image_beside_its_colors(paintings: Path) -> None:
     pair = torch.cat([image / 255, run.model.colorize(image[None] / 255)[0]], dim=-1).mul(255).byte()
     shown = read(pictures[0])[MARGIN : MARGIN + 16, MARGIN : MARGIN + 32]
     assert np.abs(shown.astype(int) - pair.permute(1, 2, 0).numpy()).max() <= 1
-
-
-def test_predict_colorizes_every_test_file_in_its_full_size(paintings: Path) -> None:
-    odd = paintings / "validation_set" / "painting" / "in" / "a.gif"
-    odd.parent.mkdir()
-    Image.new("L", (30, 20), 99).save(odd)
-    run = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER))
-    predicted = main(tiny("predict", paintings, "--ckpt_path=last", config=COLORIZER))
-    folder = predicted.run_folder / "media" / "colorized" / "validation_set" / "painting"
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == {
-        *(f"{number}.jpg" for number in range(6)),
-        "in/a.gif.png",
-    }
-    expected = colorize(run.model, read(paintings / "validation_set" / "painting" / "3.jpg"))
-    assert expected.shape == (16, 24, 3)
-    assert np.abs(read(folder / "3.jpg").astype(int) - expected).mean() < 3  # JPEG
 
 
 def test_predict_draws_every_image_beside_its_reconstruction(fruits: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks import ResumableCSVLogger, loggers
-from callbacks.loggers import read_wandb as read_wandb_log
+from callbacks import ResumableCSVLogger
+from resuming import loggers
+from resuming.loggers import read_wandb as read_wandb_log
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
 from tests.world import read_wandb, tiny

@@ -1,14 +1,16 @@
+import math
 import statistics
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.color import deltaE_ciede2000
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from colorization.metrics import CIEDE2000, SSIM, ColorfulnessDifference, ImageMean, ciede2000, colorfulness
+from colorization.metrics import ciede2000
+from images.colorfulness import colorfulness
+from images.similarity import psnr, ssim
 
 
 def random_lab(num_images: int) -> Tensor:
@@ -47,24 +49,22 @@ def test_ssim_agrees_with_torchmetrics() -> None:
     images[1] = images[1, :, :1, :1]  # flat
     for noise in (0.0, 0.01, 0.3):
         predicted = (images + noise * torch.randn_like(images)).clamp(0, 1)
-        metric = SSIM()
-        metric.update(predicted, images)
-        expected = structural_similarity_index_measure(predicted, images, data_range=1.0)
-        assert metric.compute().item() == pytest.approx(expected.item(), abs=1e-5)
+        expected = structural_similarity_index_measure(predicted, images, data_range=1.0, reduction="none")
+        torch.testing.assert_close(ssim(predicted, images), expected, atol=2e-5, rtol=0)
 
 
-def test_metrics_are_means_over_images_however_they_are_batched() -> None:
-    predicted, images = torch.rand(5, 3, 16, 16), torch.rand(5, 3, 16, 16)
-    images[0] = images[0].mean(dim=0)
-    labs = [rgb2lab(batch.movedim(1, -1).double().numpy()) for batch in (predicted, images)]
-    expected: dict[Callable[[], ImageMean], float] = {
-        CIEDE2000: deltaE_ciede2000(*labs).mean(),
-        SSIM: structural_similarity_index_measure(predicted, images, data_range=1.0).item(),
-        ColorfulnessDifference: (colorfulness(predicted).mean() - colorfulness(images).mean()).item(),
-    }
-    for kind, value in expected.items():
-        metric = kind()
-        for part in (slice(0, 2), slice(2, 5)):
-            metric.update(predicted[part], images[part])
-        assert metric.compute().item() == pytest.approx(value, abs=1e-3)
-    assert expected[ColorfulnessDifference] != 0
+@pytest.mark.parametrize("size", [1, 4, 7, 10])
+def test_ssim_takes_images_smaller_than_its_window(size: int) -> None:
+    images = torch.rand(2, 3, size, 16)
+    assert ssim(images, images).tolist() == pytest.approx([1, 1])
+    assert ssim(images, 1 - images).max() < 0.9
+
+
+def test_psnr_is_that_of_each_image_and_finite_for_a_copy() -> None:
+    images = torch.rand(3, 3, 16, 16)
+    predicted = (images + torch.tensor([0.0, 0.01, 0.3]).view(3, 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)
+    copy, *others = psnr(predicted, images).tolist()
+    assert copy == pytest.approx(10 * math.log10(12 * 255**2))
+    assert others == pytest.approx(
+        [peak_signal_noise_ratio(a, b, data_range=1.0).item() for a, b in zip(predicted[1:], images[1:], strict=True)]
+    )

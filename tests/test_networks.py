@@ -12,9 +12,9 @@ from colorization.networks import (
     DeepNet,
     ResNetNet,
     ShallowNet,
-    WeightsError,
     adapt_to_lightness,
 )
+from system.errors import PigmentError
 
 NETWORKS = {"shallow": ShallowNet, "deep": DeepNet, "resnet": ResNetNet}
 
@@ -79,7 +79,7 @@ def test_the_adapted_convolution_answers_lightness_as_the_first_answers_gray() -
 
 def test_an_encoder_has_the_weights_that_lie_where_the_error_says(no_network: Path) -> None:
     path = no_network / "resnet18-f37072fd.pth"
-    with pytest.raises(WeightsError, match="could not be downloaded or read") as refusal:
+    with pytest.raises(PigmentError, match="could not be downloaded or read") as refusal:
         ResNetNet().load_pretrained_encoder("IMAGENET1K_V1")
     said = str(refusal.value)
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in said
@@ -99,10 +99,10 @@ def test_an_encoder_has_the_weights_that_lie_where_the_error_says(no_network: Pa
 def test_a_file_that_holds_no_weights_is_named(content: bytes, no_network: Path) -> None:
     no_network.mkdir(parents=True)
     (no_network / "resnet18-f37072fd.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"could not be downloaded or read .*resnet18-f37072fd\.pth at "):
+    with pytest.raises(PigmentError, match=r"could not be downloaded or read .*resnet18-f37072fd\.pth at "):
         ResNetNet().load_pretrained_encoder("IMAGENET1K_V1")
 
 
 def test_weights_that_do_not_exist_are_answered_with_those_that_do() -> None:
-    with pytest.raises(WeightsError, match=r"no weights 'IMAGENET' for ResNet18\. It has IMAGENET1K_V1"):
+    with pytest.raises(PigmentError, match=r"no weights 'IMAGENET' for ResNet18\. It has IMAGENET1K_V1"):
         ResNetNet().load_pretrained_encoder("IMAGENET")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks import StopWhenNotFinite
 from datamodules import FruitsDataModule
-from datamodules.judge import as_images
+from datamodules.folder import as_images
 from tests.world import CONFIGS, tiny
 from train import main
 

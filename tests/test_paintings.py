@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import PaintingsDataModule, demo_paintings
+from datamodules import PaintingsDataModule
+from datamodules.demo import paintings as demo
 from datamodules.store import read_manifest
 from tests.world import write_bad_files
 
@@ -60,7 +61,7 @@ def test_proportions_are_kept(size: tuple[int, int], paintings: Path) -> None:
 def test_without_a_root_demo_paintings_are_drawn_and_said_to_be_such(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(demo_paintings, "NUM_IMAGES", {"training_set": 3, "validation_set": 2})
+    monkeypatch.setattr(demo, "NUM_IMAGES", {"training_set": 3, "validation_set": 2})
     data = load(None)
     assert (len(data.train_dataloader().dataset), len(data.val_dataloader().dataset)) == (3, 2)
     (line,) = [line for line in caplog.messages if "demo paintings" in line]

@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-import train
-from datamodules.demo_fruits import FRUITS, draw_fruit
-from evaluation import EpochMean
+from datamodules.demo.fruits import FRUITS, draw_fruit
+from epoch_means import EpochMean
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -31,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bfloat16_ends_the_first_epoch_as_float32_does(
     config: str, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator: True)  # or else emulates it
+    monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator: True)  # or else emulates it
     losses: dict[str, list[float]] = {"train/loss": [], "val/loss": []}
     for precision in ("bf16-mixed", "32-true"):
         epoch = ["--data.init_args.size=32", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
@@ -49,7 +48,7 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(
 @pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam"])
 def test_gradients_can_be_clipped_in_bfloat16(config: str, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam takes steps of the learning rate's length whatever the gradients', unless they are far below its epsilon."""
-    monkeypatch.setattr(train, "computes_bfloat16", lambda accelerator: True)
+    monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator: True)
     clipped = ["--data.init_args.size=16", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1e-12"]
     before, after = (
         main(tiny("fit", demo, *clipped, f"--trainer.max_epochs={epochs}", config=CONFIGS / f"{config}.yaml"))

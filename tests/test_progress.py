@@ -7,9 +7,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from callbacks import progress
-from callbacks.loggers import read_metrics
 from callbacks.progress import ProgressBar
-from callbacks.resuming import Interrupted
+from resuming.loggers import read_metrics
+from system.signals import Interrupted
 from tests.test_resuming import GO_ON, at
 from tests.world import tiny
 from train import main

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import judge
-from datamodules.judge import decode
-from datamodules.store import DataError, Entry, open_store, read_manifest
+from datamodules import store as stores
+from datamodules.store import Entry, open_store, read_manifest
+from images.files import read_square
+from system.errors import PigmentError
 from tests.world import damaged_exif, write_bad_files
 
 GRADIENT = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
@@ -65,13 +66,13 @@ def test_every_kind_of_image_is_read_as_a_viewer_shows_it(name: str, tmp_path: P
     path = save(tmp_path / "in" / name, mode=mode, **options)
     assert manifest(tmp_path / "in")[name].status == "kept"
     expected = np.asarray(Image.fromarray(GRADIENT).convert("L" if "gray" in name else "RGB").convert("RGB"))
-    got = decode(path.read_bytes(), 16)
+    got = read_square(path.read_bytes(), 16)
     assert np.abs(got.astype(int) - expected).mean() < (15 if mode == "P" else 6)  # a palette is coarse
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
-    got = decode(save_as_is(tmp_path / "16.png", values).read_bytes(), 16)
+    got = read_square(save_as_is(tmp_path / "16.png", values).read_bytes(), 16)
     assert np.abs(got[..., 0] - values / 257).max() <= 1
     assert (got[..., 0] == got[..., 1]).all()
 
@@ -79,8 +80,8 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_values_of_32_bits_have_no_range_to_scale(dtype: type, tmp_path: Path) -> None:
     data = save_as_is(tmp_path / "32.tif", np.zeros((16, 16), dtype)).read_bytes()
-    with pytest.raises(ValueError, match="32-bit"):
-        decode(data, 16)
+    with pytest.raises(ValueError, match="range is not known"):
+        read_square(data, 16)
 
 
 def save_as_is(path: Path, pixels: np.ndarray) -> Path:
@@ -93,24 +94,24 @@ def test_exif_rotation_is_undone(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
     upright = np.rot90(GRADIENT, -1)
     data = save(tmp_path / "turned.png", exif=exif).read_bytes()
-    assert (decode(data, 16) == upright).all()
+    assert (read_square(data, 16) == upright).all()
 
 
 def test_a_rotation_is_undone_beside_metadata_of_the_wrong_type(tmp_path: Path) -> None:
     data = save(tmp_path / "turned.png", exif=damaged_exif(orientation=6)).read_bytes()
-    assert (decode(data, 16) == np.rot90(GRADIENT, -1)).all()
+    assert (read_square(data, 16) == np.rot90(GRADIENT, -1)).all()
 
 
 def test_transparency_is_laid_on_white() -> None:
     file = io.BytesIO()
     Image.new("RGBA", (16, 16), (255, 0, 0, 128)).save(file, "PNG")
-    assert decode(file.getvalue(), 16)[0, 0].tolist() == [255, 127, 127]
+    assert read_square(file.getvalue(), 16)[0, 0].tolist() == [255, 127, 127]
 
 
 def test_proportions_are_kept_and_the_center_is_cropped(tmp_path: Path) -> None:
     wide = np.zeros((16, 64, 3), np.uint8)
     wide[:, 24:40] = 255
-    assert decode(save(tmp_path / "wide.png", wide).read_bytes(), 16).min() == 255
+    assert read_square(save(tmp_path / "wide.png", wide).read_bytes(), 16).min() == 255
 
 
 def test_bad_files_are_named_with_their_reason_and_the_rest_is_used(tmp_path: Path) -> None:
@@ -254,8 +255,8 @@ def test_the_users_folder_is_left_as_it_was(tmp_path: Path) -> None:
 def test_each_row_is_its_own_file_whichever_process_is_done_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge, "CHUNK", 1)
-    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", 0)
+    monkeypatch.setattr(stores, "CHUNK", 1)
+    monkeypatch.setattr(stores, "ENOUGH_TO_FORK", 0)
     rng = np.random.default_rng(0)
     for number in range(40):
         side = rng.choice([16, 300])
@@ -264,7 +265,7 @@ def test_each_row_is_its_own_file_whichever_process_is_done_first(
     store = open_store(tmp_path / "in", 16, None)
     for row, path in enumerate(store.paths()):
         if path != "20.png":
-            assert np.array_equal(store.pixels[row], decode((tmp_path / "in" / path).read_bytes(), 16)), path
+            assert np.array_equal(store.pixels[row], read_square((tmp_path / "in" / path).read_bytes(), 16)), path
 
 
 def test_building_draws_no_random_numbers_from_what_trains(tmp_path: Path) -> None:
@@ -312,24 +313,24 @@ def test_what_a_killed_builder_left_is_built_anew(tmp_path: Path) -> None:
     assert builder.exitcode == -signal.SIGKILL
     store = open_store(tmp_path / "in", 64, None)
     for row, path in enumerate(store.paths()):
-        assert np.array_equal(store.pixels[row], decode((tmp_path / "in" / path).read_bytes(), 64)), path
+        assert np.array_equal(store.pixels[row], read_square((tmp_path / "in" / path).read_bytes(), 64)), path
     assert not list((tmp_path / "cache").glob("*.partial"))
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder '.*nowhere'. Set data.init_args.root"):
+    with pytest.raises(PigmentError, match=r"no folder '.*nowhere': root has to name"):
         open_store(tmp_path / "nowhere", 16, None)
 
 
 def test_a_root_without_images(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match=r"No image in '.*in': no file there ends in \.bmp, \.gif"):
+    with pytest.raises(PigmentError, match=r"no image in '.*in': no file there ends in \.bmp, \.gif"):
         open_store(tmp_path / "in", 16, None)
 
 
 def test_a_root_of_bad_images_alone(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"None of the 1 images in .* can be used \(a.png: empty file\)"):
+    with pytest.raises(PigmentError, match=r"none of the 1 images in .* can be used \(a.png: empty file\)"):
         open_store(tmp_path / "in", 16, None)
     assert not list((tmp_path / "cache").glob("*/manifest.csv"))
 
@@ -337,7 +338,7 @@ def test_a_root_of_bad_images_alone(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_refused_before_building(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "in" / "a.png")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(DataError, match=r"1 images at 16 px take 0.0 GB, but .* has 0.0 GB free. .*PIGMENT_CACHE"):
+    with pytest.raises(PigmentError, match=r"1 images at 16 px take 0.0 GB, but .* has 0.0 GB free. .*PIGMENT_CACHE"):
         open_store(tmp_path / "in", 16, None)
 
 
@@ -354,10 +355,10 @@ def nearly_full(file: int, data: memoryview, place: int) -> int:
 def test_a_disk_that_is_full_while_building_leaves_no_store(
     enough_to_fork: int, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", enough_to_fork)  # for the one image
+    monkeypatch.setattr(stores, "ENOUGH_TO_FORK", enough_to_fork)  # for the one image
     monkeypatch.setattr(os, "pwrite", write)
     save(tmp_path / "in" / "a.png")
-    with pytest.raises(DataError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):
+    with pytest.raises(PigmentError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):
         open_store(tmp_path / "in", 16, None)
     assert not list((tmp_path / "cache").glob("in-*/"))
     assert not multiprocessing.active_children()
@@ -374,7 +375,7 @@ def test_a_signal_while_processes_are_forked_ends_the_build(
     def stop(signum: int, frame: object) -> None:
         raise Stopped
 
-    monkeypatch.setattr(judge, "ENOUGH_TO_FORK", 0)
+    monkeypatch.setattr(stores, "ENOUGH_TO_FORK", 0)
     save_noise(tmp_path / "in", 40)
     handlers = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     pending = [signum]
@@ -393,5 +394,5 @@ def test_a_store_that_was_cut_short_is_not_read(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png")
     store = open_store(tmp_path / "in", 16, None)
     os.truncate(store.folder / "pixels.uint8", 100)
-    with pytest.raises(DataError, match=r"is damaged. Delete it"):
+    with pytest.raises(PigmentError, match=r"is damaged. Delete it"):
         store.read(np.array([0]))

@@ -1,5 +1,4 @@
 import base64
-import contextlib
 import csv
 import fcntl
 import itertools
@@ -23,13 +22,16 @@ from markupsafe import escape
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from callbacks.images import grid
+from colorization import Colorizer
+from images.drawing import grid
+from resuming.checkpoints import data_of, load_model
+from resuming.loggers import METRICS_FILE, read_metrics
+from study import training
 from study.__main__ import main, make_parser
-from study.claims import CLAIMS, Check, Claim, Figure, decide, judge
-from study.measures import difference, held_out, load_data, load_model
-from study.runs import Run, StudyError
+from study.claims import CLAIMS, Check, Claim, Figure, assess, decide
+from study.measures import difference, held_out
+from study.runs import Run
 from study.training import CONFIGS, plan, visible_devices
-from tests.test_resuming import metrics
 from tests.world import CONFIGS as ALL_CONFIGS
 from tests.world import live_in, read_wandb, tiny, write_fruits, write_paintings
 from train import main as train
@@ -41,12 +43,9 @@ SMALL = ["--size=16", "--data.init_args.batch_size=4", "--trainer.accelerator=cp
 
 def stop_once_it_has_learned(run: Run) -> None:
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(StudyError):  # before there is a checkpoint
-            if run.num_epochs >= 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+    while run.num_epochs < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
@@ -54,8 +53,11 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tenth = Path("10_tenth.yaml")
-    tenth.write_text(SHALLOW.read_text().replace("lr: 0.001", "lr: -1"))
+    monkeypatch.setattr(training, "POLL", 0.1)
+    monkeypatch.setattr(training, "visible_devices", lambda: [{}, {}])  # two at a time
+    tenth, other = Path("10_tenth.yaml"), Path("4_shallow_adam.yaml")
+    for path, lr in ((tenth, "-1"), (other, "0.1")):
+        path.write_text(SHALLOW.read_text().replace("lr: 0.001", f"lr: {lr}"))
     given = ["run", f"--root={paintings}", "--out=study", *SMALL]
     run = Run(Path("study", "4_shallow_adam", "seed0").absolute())
     threading.Thread(target=stop_once_it_has_learned, args=(run,), daemon=True).start()
@@ -69,33 +71,24 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     said, errors = capfd.readouterr()
     assert "1 of 2 models are trained in 'study'" in said
     assert "10_tenth, seed 0: not finished, exit status 2. error: model.init_args.lr is -1.0" in errors
-    assert [int(row["epoch"]) for row in metrics(run.run_folder) if row["train/loss"]] == list(range(num_epochs))
+    rows = read_metrics(run.run_folder / METRICS_FILE)
+    assert [int(row["epoch"]) for row in rows if "train/loss" in row] == list(range(num_epochs))
     assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which went on
 
     times = run.times.read_text()
-    assert main([*given, f"--epochs={num_epochs}", f"--configs={SHALLOW}"]) == 0
-    assert run.times.read_text() == times  # nothing was trained
-
-    assert main([*given, "--size=24", f"--configs={SHALLOW}"]) == 1
-    assert "4_shallow_adam, seed 0: begun with size 16, not 24" in capfd.readouterr().err
-    assert main([*given, "--config=vae.yaml"]) == 2
-    assert "--config is --configs here" in capfd.readouterr().err
-    other = Path("4_shallow_adam.yaml")
-    other.write_text(SHALLOW.read_text().replace("lr: 0.001", "lr: 0.1"))
-    assert main([*given, f"--epochs={num_epochs}", f"--configs={other}"]) == 1
-    assert "begun with lr 0.001, not 0.1" in capfd.readouterr().err
+    for status, said, *more in (
+        (0, "", f"--epochs={num_epochs}", f"--configs={SHALLOW}"),
+        (1, "4_shallow_adam, seed 0: begun with size 16, not 24", "--size=24", f"--configs={SHALLOW}"),
+        (1, "begun with lr 0.001, not 0.1", f"--epochs={num_epochs}", f"--configs={other}"),
+        (2, "--config cannot be given here: use --configs", "--config=vae.yaml"),
+    ):
+        assert main([*given, *more]) == status
+        assert said in capfd.readouterr().err
     with run.log.open("ab") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)  # as another that trains it does
+        fcntl.flock(log, fcntl.LOCK_EX)  # as a process that trains it does
         assert main([*given, f"--epochs={num_epochs + 1}", f"--configs={SHALLOW}"]) == 1
     assert "in training already" in capfd.readouterr().err
-
-
-def fit(config: Path, root: Path, seed: int = 0, *more: str) -> Run:
-    run = Run(Path("study", config.stem, f"seed{seed}"))
-    train(
-        tiny("fit", root, f"--trainer.default_root_dir={run.folder}", f"--seed_everything={seed}", *more, config=config)
-    )
-    return run
+    assert run.times.read_text() == times  # nothing was trained
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -108,12 +101,13 @@ def _loud_again() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models 4 (two seeds), 7 and 8, a VAE, and what cannot be reported; and the report of it, written twice."""
+    """Model 4 (two seeds), model 8, a VAE, and folders that cannot be used; and their page."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as world:
         live_in(folder, world)
         train_models(write_paintings(folder / "paintings"), write_fruits(folder / "fruits"))
-        assert [main(["report", "--out=study"]) for _ in range(2)] == [0, 0]  # it is not put off by what the first left
+        Path("study/wandb").mkdir()  # what an earlier page left
+        assert main(["page", "--out=study"]) == 0
     return folder / "study"
 
 
@@ -121,141 +115,143 @@ def train_models(paintings: Path, fruits: Path) -> None:
     train_folder, val_folder = (paintings / part / "painting" for part in ("training_set", "validation_set"))
     shutil.copy(train_folder / "0.jpg", val_folder / "copy.jpg")
     (train_folder / "text.jpg").write_text("no image")
-    seven, eight = (SHALLOW.with_name(f"{name}.yaml") for name in ("7_resnet_adam", "8_shallow_adam_mae"))
-    for config, root, seed in ((SHALLOW, paintings, 0), (SHALLOW, paintings, 1), (seven, paintings, 0)):
-        fit(config, root, seed)
-    done = fit(eight, paintings)
-    fit(ALL_CONFIGS / "vae.yaml", fruits)
-    fit(eight, fruits, 1)
-    for seed in (2, 3, 4):
-        shutil.copytree(done.folder, done.folder.with_name(f"seed{seed}"))
-    damaged, unfinished, torn = (Run(done.folder.with_name(f"seed{seed}")) for seed in (2, 3, 4))
-    damaged.checkpoint.write_bytes(damaged.checkpoint.read_bytes()[:1000])
-    config = unfinished.run_folder / "config.yaml"
-    config.write_text(config.read_text().replace("max_epochs: 2", "max_epochs: 9"))
-    (torn.run_folder / "config.yaml").write_text("model:\n  class_path: colori")
-    film = Run(Path("study/7_resnet_adam/seed0")).run_folder / "media" / "colorizations.png"
+    eight, vae = SHALLOW.with_name("8_shallow_adam_mae.yaml"), ALL_CONFIGS / "vae.yaml"
+    for config, root, seed in (
+        (SHALLOW, paintings, 0),
+        (SHALLOW, paintings, 1),
+        (eight, paintings, 0),
+        (vae, fruits, 0),
+    ):
+        where = f"--trainer.default_root_dir=study/{config.stem}/seed{seed}"
+        train(tiny("fit", root, where, f"--seed_everything={seed}", config=config))
+    Path("study/8_shallow_adam_mae/seed0/seconds.txt").write_text("90.0\n30.0\n")  # trained in two goes
+
+    def copy(name: str, old: str = "", new: str = "") -> Run:
+        run = Run(shutil.copytree("study/8_shallow_adam_mae/seed0", Path("study", name)))
+        config = run.run_folder / "config.yaml"
+        assert old in config.read_text()
+        config.write_text(config.read_text().replace(old, new) if old else config.read_text())
+        return run
+
+    copy("8_shallow_adam_mae/seed1", str(paintings), str(fruits))
+    damaged = copy("8_shallow_adam_mae/seed2").checkpoint
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    copy("8_shallow_adam_mae/seed3", "max_epochs: 2", "max_epochs: 9")
+    torn = copy("8_shallow_adam_mae/seed4").run_folder / "config.yaml"
+    torn.write_text("model:\n  class_path: colori")
+    copy("8_shallow_adam_mae/seed5", "lr: 0.001", "lr: 0.002")
+    film = copy("9_deep_adam_mae/seed0").run_folder / "media" / "colorizations.png"  # not with the report's settings
     film.write_bytes(film.read_bytes()[:100])
     Path("study/6_deep_adam/seed0").mkdir(parents=True)
     Path("study/holiday/photos").mkdir(parents=True)
 
 
-def test_a_report_holds_everything_and_names_what_it_leaves_out(study: Path) -> None:
-    page, text = (study / "report.html").read_text(), (study / "report.md").read_text()
+def table_rows(page: str) -> dict[str, list[str]]:
+    """Return the cells of all tables' rows by the first, without tags."""
+    rows = [
+        re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    ]
+    texts = [[" ".join(re.sub(r"<.*?>", " ", cell).split()) for cell in row] for row in rows]
+    return {first: cells for first, *cells in texts}
+
+
+def pictures(page: str) -> dict[str, tuple[str, bytes]]:
+    """Return the kind and content of all pictures by their captions."""
+    found = re.findall(r'<img src="data:(.+?);base64,(.+?)" alt="(.+?)">', page)
+    assert len(found) == page.count("<img")
+    return {caption: (kind, base64.b64decode(content)) for kind, content, caption in found}
+
+
+def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> None:
+    page = (study / "study.html").read_text()
+    titles = "Models, What the report says, Loss curves, Side by side, Over the epochs, Autoencoders, Data, Left out"
+    assert ", ".join(re.findall(r"<h2.*?>(.+?)</h2>", page)) == titles
     left_out = {
-        "1_shallow_rmsprop": "not trained",
         "6_deep_adam, seed 0": "no run in it has a last.ckpt",
         "8_shallow_adam_mae, seed 1": "trained on other images",
-        "8_shallow_adam_mae, seed 2": "is damaged",
+        "8_shallow_adam_mae, seed 2": "is not a whole checkpoint",
         "8_shallow_adam_mae, seed 3": "not finished: 2 of 9 epochs",
-        "8_shallow_adam_mae, seed 4": "there is no class colori",
-        "7_resnet_adam, seed 0, film strip": "cannot be read",
+        "8_shallow_adam_mae, seed 4": "is not a whole config",
+        "8_shallow_adam_mae, seed 5": "trained in another way than 8_shallow_adam_mae, seed 0",
+        "9_deep_adam_mae, seed 0, film strip": "cannot be read",
         "holiday": "not of this study",
-    }
-    for said in (page, text):
-        titles = re.findall(r"<h2.*?>(.+?)</h2>|^## (.+)$", said, re.MULTILINE)
-        assert ["".join(title) for title in titles] == [
-            "Models",
-            "What the report says",
-            "Loss curves",
-            "The same paintings, side by side",
-            "Over the epochs",
-            "Autoencoders",
-            "Data",
-            "Left out",
-        ]
-        for what, why in left_out.items():
-            assert re.search(rf"{what}(</b>|\*\*): .*{why}", said), what
-        for claim in CLAIMS:
-            assert escape(claim.text) in said or claim.text in said
-        items = re.findall(r"<li><b>|^- \*\*", said, re.MULTILINE)
-        assert len(items) == len(left_out) + 4  # and models 2, 3, 5 and 9
-    rows = {line.split("|")[1].strip(): line for line in text.split("## Data")[1].splitlines() if "|" in line}
-    assert rows["left out: unreadable"] == "| left out: unreadable | 1 | 0 |"
-    assert rows["left out: training has the same"] == "| left out: training has the same | 0 | 1 |"
-    assert "no finished run, with the report" in next(line for line in text.splitlines() if line.startswith("| 7 |"))
-
-    uris = re.findall(r'<img src="data:(.+?);base64,(.+?)"', page)
-    assert page.count("<img") == len(uris)
-    for kind, data in uris:
-        check_picture(kind, base64.b64decode(data))
-    names = re.findall(r"\]\((.+?)\)", text)
-    assert len(names) == len(uris)
-    for name in names:
-        check_picture("image/svg+xml" if name.endswith("svg") else "image/jpeg", (study / name).read_bytes())
+    } | {path.stem: "not trained" for path in CONFIGS if path.stem[0] in "12357"}
+    found = dict(re.findall(r"<li><b>(.+?)</b>: (.+)</li>", page))
+    assert found.keys() == left_out.keys()
+    assert [what for what, why in left_out.items() if why not in found[what]] == []
+    assert all(escape(claim.text) in page for claim in CLAIMS)
+    assert "no finished run with the report&#39;s settings for model 9 and model 6" in page
+    rows = table_rows(page)
+    assert rows["left out: unreadable"] == ["1", "0"]
+    assert rows["left out: training has the same"] == ["0", "1"]
     assert re.findall(r"(?:src|href|url\()\W*https?:", page) == []  # nothing is fetched
+    shown = pictures(page)
     # lightness, three models, the original; curves of each and of all; two films; three terms and two films of the VAE
-    assert len(uris) == 5 + 4 + 2 + 3 + 2
-
-
-def check_picture(kind: str, content: bytes) -> None:
-    if kind == "image/svg+xml":
-        lines = [
-            path
-            for path in ET.fromstring(content).iter(f"{SVG}path")
-            if path.get("clip-path") and "stroke" in path.get("style", "")
-        ]
-        assert len([line for line in lines if line.get("d", "").count("L") == 1]) >= 2  # two epochs
-    else:
-        Image.open(BytesIO(content)).load()
+    assert len(shown) == 5 + 4 + 2 + 3 + 2
+    for kind, content in shown.values():
+        if kind == "image/jpeg":
+            Image.open(BytesIO(content)).load()
+        else:
+            paths = [path.attrib for path in ET.fromstring(content).iter(f"{SVG}path") if path.get("clip-path")]
+            drawn = [path["d"].count("L") for path in paths if "stroke" in path.get("style", "")]
+            assert drawn.count(1) >= 2  # lines through two epochs
 
 
 def test_its_figures_are_those_of_test(study: Path) -> None:
-    with (study / "report.csv").open() as lines:
+    with (study / "study.csv").open() as lines:
         rows = {(row["model"], row["seed"]): row for row in csv.DictReader(lines)}
-    trained = {("4_shallow_adam", "0"), ("4_shallow_adam", "1"), ("7_resnet_adam", "0"), ("8_shallow_adam_mae", "0")}
-    assert set(rows) == trained | {("vae", "0")}
-    tested = {}
-    for seed in (0, 1):
-        checkpoint = Run(study / "4_shallow_adam" / f"seed{seed}").checkpoint
+    four = "4_shallow_adam"
+    assert set(rows) == {(four, "0"), (four, "1"), ("8_shallow_adam_mae", "0"), ("9_deep_adam_mae", "0"), ("vae", "0")}
+    tested = []
+    for seed in "01":
+        checkpoint = Run(study / four / f"seed{seed}").checkpoint
         done = train(tiny("test", study.parent / "paintings", f"--ckpt_path={checkpoint}", config=SHALLOW))
-        tested[seed] = {name: value.item() for name, value in done.trainer.callback_metrics.items()}
-        for name, value in tested[seed].items():
-            assert float(rows["4_shallow_adam", str(seed)][name.removeprefix("test/")]) == pytest.approx(value)
-    psnr = [tested[seed]["test/psnr"] for seed in (0, 1)]
-    mean, deviation = sum(psnr) / 2, abs(psnr[0] - psnr[1]) / 2**0.5
-    line = next(line for line in (study / "report.md").read_text().splitlines() if line.startswith("| 4_shallow_adam"))
-    assert f"| {mean:.4g} ± {deviation:.2g} |" in line
-    assert "ShallowColorizer, optimizer adam, lr 0.001, loss mse | 32,202 | 2 | 0, 1 |" in line
-    gray = next(line for line in (study / "report.md").read_text().splitlines() if line.startswith("| gray"))
-    assert f"| {tested[0]['test/gray_ciede2000']:.4g} |" in gray
+        metrics = {name.removeprefix("test/"): value.item() for name, value in done.trainer.callback_metrics.items()}
+        assert {name: float(rows[four, seed][name]) for name in metrics} == pytest.approx(metrics)
+        tested.append(metrics)
+    first, second = (metrics["psnr"] for metrics in tested)
+    shown = table_rows((study / "study.html").read_text())
+    (row,) = (cells for name, cells in shown.items() if name.startswith(four))
+    assert f"{four} ShallowColorizer, optimizer adam, lr 0.001, loss mse" in shown
+    assert row[2] == f"{(first + second) / 2:.4g} ± {abs(first - second) / 2**0.5:.2g}"
+    assert row[-4:] == ["32,202", "2", "0, 1", "unknown"]
+    assert next(cells for name, cells in shown.items() if name.startswith("8_shallow"))[-1] == "2.0"  # minutes
+    assert shown["gray baseline"][4] == f"{tested[0]['gray_ciede2000']:.4g}"
 
 
-def test_the_models_stand_side_by_side(study: Path) -> None:
-    run = Run(study / "4_shallow_adam" / "seed0")
-    model, images = load_model(run), held_out(load_data(run), 6)
-    lightness, chroma = model.split(images)
-    gray = model.join(lightness, torch.zeros_like(chroma))
-    for name, expected in {"lightness": gray, "4_shallow_adam": model.colorize(images), "original": images}.items():
-        with Image.open(study / "report" / f"row_{name}.jpg") as row:  # of all six held-out paintings
-            assert np.abs(np.asarray(row).astype(int) - np.asarray(grid(expected, 6))).mean() < 3
-
-
-def test_the_difference_of_two_models_is_that_of_their_pictures(study: Path) -> None:
-    runs = [Run(study / name / "seed0") for name in ("4_shallow_adam", "8_shallow_adam_mae")]
-    first, second = map(load_model, runs)
-    data = load_data(runs[0])
+def test_the_models_stand_side_by_side_and_differ_as_their_pictures_do(study: Path) -> None:
+    (first, checkpoint), (second, _) = (
+        load_model(Run(study / name / "seed0").checkpoint, Colorizer)
+        for name in ("4_shallow_adam", "8_shallow_adam_mae")
+    )
+    data = data_of(checkpoint)
     images = held_out(data, 6)
+    lightness, chroma = first.split(images)
+    gray = first.join(lightness, torch.zeros_like(chroma))
+    shown = pictures((study / "study.html").read_text())
+    for name, expected in {"lightness": gray, "4_shallow_adam": first.colorize(images), "original": images}.items():
+        with Image.open(BytesIO(shown[name][1])) as row:  # all six held-out paintings
+            assert np.abs(np.asarray(row).astype(int) - np.asarray(grid(expected, 6))).mean() < 3
     labs = [rgb2lab(model.colorize(images).permute(0, 2, 3, 1).cpu().numpy()) for model in (first, second)]
     assert difference(first, second, data) == pytest.approx(deltaE_ciede2000(*labs).mean(), abs=1e-3)
 
 
-def test_weights_and_biases_has_the_report(study: Path) -> None:
+def test_weights_and_biases_has_the_page(study: Path) -> None:
     records = read_wandb(study)
     logged = [page.read_text() for folder in records["folder"] for page in folder["path"].glob("media/html/*.html")]
-    assert (study / "report.html").read_text() in logged
-    assert {record["name"] for record in records["artifact"]} == {"study-report"}
+    assert (study / "study.html").read_text() in logged
+    assert {record["name"] for record in records["artifact"]} == {"study-page"}
 
 
 def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "--out=nowhere"]) == 2
+    assert main(["page", "--out=nowhere"]) == 2
     assert "there is no study 'nowhere'" in capsys.readouterr().err
     (tmp_path / "photos" / "2020").mkdir(parents=True)
-    assert main(["report", f"--out={tmp_path}"]) == 2
+    assert main(["page", f"--out={tmp_path}"]) == 2
     assert "photos: not of this study" in capsys.readouterr().err
 
 
-FIGURES = {  # 5 % of deviation in the mse of each, and 0.05 * sqrt(1 / 2 + 1 / 2) * 2 = 10 % of margin between two
+FIGURES = {  # each mse deviates by 5 %, so models with two seeds have a margin of 0.05 * sqrt(1 / 2 + 1 / 2) * 2 = 10 %
     "1": {"mse": Figure(1.0, 0.05, 2), "psnr": Figure(20.0)},
     "2": {"mse": Figure(1.3, 0.065, 2), "psnr": Figure(20.5)},
     "3": {"mse": Figure(1.08, 0.054, 2), "psnr": Figure(22.0)},
@@ -263,6 +259,7 @@ FIGURES = {  # 5 % of deviation in the mse of each, and 0.05 * sqrt(1 / 2 + 1 / 
     "5": {"mse": Figure(1.0, 0.05, 100)},
     "6": {"mse": Figure(1.02, 0.051, 100)},
 }
+EPOCHS = dict.fromkeys("123456", 7)
 
 
 @pytest.mark.parametrize(
@@ -278,69 +275,58 @@ FIGURES = {  # 5 % of deviation in the mse of each, and 0.05 * sqrt(1 / 2 + 1 / 
         (Check("1", "mse", "about", "3"), "not decidable"),
         (Check("1", "mse", "below", 1.08), "confirmed"),  # 8 % apart, beyond a margin of 7 %
         (Check("1", "mse", "below", 0.5), "refuted"),
-        (Check("1", "mse", "below", "9"), "not decidable"),  # which there is not
-        (Check("1", "psnr", "below", "2"), "not decidable"),  # 2 % of deviation: 5.7 % of margin
+        (Check("1", "mse", "below", "9"), "not decidable"),  # there is no model 9
+        (Check("1", "psnr", "below", "2"), "not decidable"),  # a deviation of 2 % makes a margin of 5.7 %
         (Check("1", "psnr", "below", "3"), "confirmed"),
     ],
 )
 def test_a_check_is_decided_where_chance_cannot_explain_it(check: Check, verdict: str) -> None:
-    decided, said = decide(check, FIGURES, dict.fromkeys("123456", 7))
+    decided, said = decide(check, FIGURES, EPOCHS)
     assert decided.value == verdict
     assert check.metric in said
 
 
-@pytest.mark.parametrize(
-    ("check", "what"),
-    [
-        (Check("1", "mse", "below", "9"), "model 9"),
-        (Check("9", "mse", "below", "8"), "model 9 and model 8"),
-        (Check("1", "difference from 4", "below", 2.0), "one of the two"),
-    ],
-)
-def test_what_is_not_there_is_said(check: Check, what: str) -> None:
-    assert decide(check, FIGURES, {"1": 7})[1].endswith(f"settings, of {what}")
+def test_missing_models_and_other_budgets_are_said() -> None:
+    for check, what in {
+        Check("1", "mse", "below", "9"): "model 9",
+        Check("9", "mse", "below", "8"): "model 9 and model 8",
+        Check("1", "difference from 4", "below", 2.0): "one of the two",
+    }.items():
+        assert decide(check, FIGURES, EPOCHS)[1].endswith(f"settings for {what}")
+    assert "after 7 against 9 epochs" in decide(Check("1", "mse", "below", "2"), FIGURES, {**EPOCHS, "2": 9})[1]
 
 
-def test_other_budgets_are_said() -> None:
-    assert "after 7 against 9 epochs" in decide(Check("1", "mse", "below", "2"), FIGURES, {"1": 7, "2": 9})[1]
+def test_a_claim_holds_if_all_of_it_does() -> None:
+    confirmed, undecided, refuted = (
+        Check(*pair) for pair in (("1", "mse", "below", "2"), ("1", "mse", "below", "3"), ("2", "mse", "below", "1"))
+    )
+    for checks, verdict in {
+        (confirmed,): "confirmed",
+        (confirmed, undecided): "not decidable",
+        (confirmed, undecided, refuted): "refuted",
+    }.items():
+        assessed = assess(Claim("1", "", checks), FIGURES, EPOCHS)
+        assert (assessed.verdict.value, len(assessed.evidence)) == (verdict, len(checks))
 
 
-CHECKS = {
-    "confirmed": Check("1", "mse", "below", "2"),
-    "refuted": Check("2", "mse", "below", "1"),
-    "open": Check("1", "mse", "below", "3"),
-}
-
-
-@pytest.mark.parametrize(
-    ("of", "verdict"),
-    [
-        (["confirmed"], "confirmed"),
-        (["confirmed", "open"], "not decidable"),
-        (["confirmed", "open", "refuted"], "refuted"),
-    ],
-)
-def test_a_claim_holds_if_all_of_it_does(of: list[str], verdict: str) -> None:
-    claim = Claim("1", "", tuple(CHECKS[name] for name in of))
-    judged = judge(claim, FIGURES, dict.fromkeys("123456", 7))
-    assert (judged.verdict.value, len(judged.evidence)) == (verdict, len(of))
-
-
-def test_every_model_of_which_the_report_says_something_is_judged() -> None:
+def test_every_model_of_which_the_report_says_something_is_assessed() -> None:
     assert {claim.model for claim in CLAIMS} == set("2345789")
     named = {(check.model, check.other) for claim in CLAIMS for check in claim.checks}
     assert {other for _, other in named if isinstance(other, str)} <= set("123456789")
+
+
+def planned(*args: str) -> list[training.Task]:
+    return plan(*make_parser().parse_known_args(["run", *args]))
 
 
 def test_the_sweep_trains_all_nine_with_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ALL_CONFIGS.parent)
     sweep = yaml.safe_load((ALL_CONFIGS / "sweep.yaml").read_text())
     assert sweep["command"][:5] == ["${env}", "python", "-m", "study", "run"]
-    grid = sweep["parameters"]
+    values = [parameter["values"] for parameter in (sweep["parameters"]["configs"], sweep["parameters"]["seeds"])]
     tasks = []
-    for config, seed in itertools.product(grid["configs"]["values"], grid["seeds"]["values"]):
-        given = [*sweep["command"][4:-1], f"--configs={config}", f"--seeds={seed}"]  # as the agent writes them
-        tasks += plan(*make_parser().parse_known_args(given))
+    for config, seed in itertools.product(*values):
+        tasks += planned(*sweep["command"][5:-1], f"--configs={config}", f"--seeds={seed}")  # as the agent writes them
     assert all(task.num_epochs == 20 for task in tasks)
     folders = {task.run.folder for task in tasks}
     assert folders == {Path("runs/study", path.stem, f"seed{seed}") for path in CONFIGS for seed in (0, 1)}
@@ -348,9 +334,19 @@ def test_the_sweep_trains_all_nine_with_each_seed(monkeypatch: pytest.MonkeyPatc
 
 def test_from_scratch_a_network_has_no_weights() -> None:
     for scratch, expected in ([], set()), (["--scratch"], {"7_resnet_adam"}):
-        tasks = plan(*make_parser().parse_known_args(["run", *scratch]))
+        tasks = planned(*scratch)
         assert {task.run.model for task in tasks if "--model.init_args.weights=null" in task.arguments} == expected
         assert len(tasks) == 9
+
+
+def test_a_config_needs_no_root_and_its_size_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load(SHALLOW.read_text())
+    config["data"] = {"class_path": "datamodules.PaintingsDataModule"}
+    Path("sizeless.yaml").write_text(yaml.safe_dump(config))
+    (task,) = planned("--configs=sizeless.yaml", "--size=16")
+    assert task.settings["data"] == {"root": None, "size": 16}
+    assert main(["run", "--configs=sizeless.yaml"]) == 2
+    assert "'sizeless.yaml' does not say data.init_args.size: give --size" in capsys.readouterr().err
 
 
 def test_each_gpu_is_given_to_one_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ def test_layers_are_the_reports() -> None:
 
 def test_batch_norm_and_relu_follow_every_layer_but_the_heads_and_the_last() -> None:
     model = ConvVAE(image_size=8, latent_dim=2, lr=1e-3)
-    names = [type(module).__name__ for module in model.modules() if not list(module.children())]
+    parts = [*model.encoder.modules(), *model.decoder.modules()]
+    names = [type(module).__name__ for module in parts if not list(module.children())]
     block = ["{}", "BatchNorm{}d", "ReLU"]
 
     def blocks(layer: str, dims: int, number: int) -> list[str]:
@@ -43,7 +44,7 @@ def test_batch_norm_and_relu_follow_every_layer_but_the_heads_and_the_last() -> 
 
     encoder = [*blocks("Conv2d", 2, 4), "Flatten", *blocks("Linear", 1, 1), "Linear", "Linear"]
     decoder = [*blocks("Linear", 1, 2), "Unflatten", *blocks("ConvTranspose2d", 2, 3), "ConvTranspose2d"]
-    assert names[: len(encoder) + len(decoder)] == encoder + decoder
+    assert names == encoder + decoder
 
 
 @pytest.mark.parametrize(("image_size", "latent_dim"), [(4, 1), (36, 5)])
@@ -64,8 +65,8 @@ def test_unknown_names_are_refused() -> None:
 def test_every_size_can_be_tested() -> None:
     images = torch.rand(5, 3, 4, 4)
     (metrics,) = make_trainer().test(ConvVAE(4, latent_dim=2, lr=1e-3), DataLoader(images, 4), verbose=False)
-    assert "test/psnr" in metrics
-    assert "test/ssim" not in metrics  # which needs 11 pixels
+    assert 0 < metrics["test/psnr"] < 58.9
+    assert -1 <= metrics["test/ssim"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,10 @@ def test_every_size_can_be_tested() -> None:
     [
         {"latent_dim": 0, "lr": 1e-3},
         {"latent_dim": 2, "lr": float("nan")},
-        {"latent_dim": 2, "lr": 1e-3, "kl_warmup_steps": -1},
     ],
 )
 def test_numbers_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"latent_dim is \d, needs 1 .*; lr is \S+, needs over 0; kl_warmup_steps is -?\d, needs"
-    ):
+    with pytest.raises(ValueError, match=r"latent_dim is \d, needs 1 or more; lr is \S+, needs over 0"):
         ConvVAE(image_size=8, **settings)
 
 
@@ -186,16 +184,14 @@ def test_flat_images_that_are_learned_by_heart_have_a_loss() -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_the_weight_of_the_kl_divergence_grows_step_by_step() -> None:
-    for step, weight in enumerate([0, 1 / 3, 2 / 3, 1, 1]):
-        model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3, kl_warmup_steps=3)
-        trainer = fit(model, torch.rand(4, 3, 8, 8), steps=step + 1)  # each an epoch
-        loss, reconstruction, kl = (
-            trainer.callback_metrics[f"train/{name}"] for name in ("loss", "reconstruction", "kl")
-        )
-        assert ((loss - reconstruction) / kl).item() == pytest.approx(weight, abs=1e-3)
-    (metrics,) = trainer.validate(model, DataLoader(torch.rand(4, 3, 8, 8), 4), verbose=False)
-    assert metrics["val/loss"] == pytest.approx(metrics["val/reconstruction"] + metrics["val/kl"])
+def test_the_loss_is_the_reconstruction_plus_the_kl_divergence() -> None:
+    model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3)
+    trainer = fit(model, torch.rand(4, 3, 8, 8), steps=2)
+    metrics = dict(trainer.callback_metrics)
+    metrics |= trainer.validate(model, DataLoader(torch.rand(4, 3, 8, 8), 4), verbose=False)[0]
+    for stage in ("train", "val"):
+        loss, *terms = (float(metrics[f"{stage}/{name}"]) for name in ("loss", "reconstruction", "kl"))
+        assert loss == pytest.approx(sum(terms))
 
 
 def test_a_cosine_takes_the_learning_rate_to_zero() -> None:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks.images import COLUMNS
+from images.drawing import COLUMNS
 from tests.test_images import cells
 from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI
@@ -88,7 +88,7 @@ def test_neighbors_are_the_nearest_training_images(vae_run: PigmentCLI) -> None:
 def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(tiny("fit", fruits, "--trainer.callbacks=[callbacks.SaveLast]", "--trainer.max_epochs=1"))
     assert main(["traverse", f"--ckpt={last(run)}", "--out=grid.png"]) == 2
-    assert "error: nothing was fitted to the codes" in capsys.readouterr().err
+    assert "error: this VAE's only sampler is 'prior'" in capsys.readouterr().err
     assert draw("sample", last(run), "--sampler=prior").shape[:2] == (8, COLUMNS)  # which needs none
 
     assert main(["fit", f"--ckpt={last(run)}", "--out=new/fitted.ckpt", f"--root={fruits}"]) == 0
@@ -118,7 +118,7 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
     del checkpoint["datamodule_hyper_parameters"]
     torch.save(checkpoint, "anonymous.ckpt")
     assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt"]) == 2
-    assert "error: the checkpoint does not say what it was trained on: name" in capsys.readouterr().err
+    assert "error: the checkpoint does not say what it was trained on; name" in capsys.readouterr().err
     assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt", f"--root={vae_run.datamodule.folder}"]) == 0
 
 
@@ -126,12 +126,12 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
     ("arguments", "said"),
     [
         (["sample", "--ckpt=none.ckpt"], "there is no checkpoint 'none.ckpt'"),
-        (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a VAE's checkpoint"),
+        (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a whole checkpoint of this program"),
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
-        (["neighbors", "--root="], "there is no folder ''"),
-        (["neighbors", "--root=none"], "there is no folder 'none': name that of the training images by --root"),
-        (["sample", "--out=text.ckpt/grid.png"], "text.ckpt'"),
+        (["neighbors", "--root="], "root is empty. Name a folder"),
+        (["neighbors", "--root=none"], "there is no folder 'none': root has to name"),
+        (["sample", "--out=text.ckpt/grid.png"], "'text.ckpt/grid.png' cannot be written"),
     ],
 )
 def test_mistakes_get_a_line(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae.metrics import DensityCoverage, FeaturesError, Inception, NearerThanReal, Pixels
+from system.errors import PigmentError
+from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
 
 
 def density_coverage(real: torch.Tensor, samples: torch.Tensor, num_neighbors: int = 5) -> tuple[float, float]:
@@ -64,11 +65,11 @@ def test_inception_features_need_a_download(error: Exception, monkeypatch: pytes
         raise error
 
     monkeypatch.setattr("vae.metrics.NoTrainInceptionV3", fail)
-    with pytest.raises(FeaturesError, match=r"could not be downloaded or read \(.*(no network|half a file).*'pixels'"):
+    with pytest.raises(PigmentError, match=r"could not be downloaded or read \(.*(no network|half a file).*'pixels'"):
         Inception()
 
 
 def test_inception_features_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchmetrics.image.fid._TORCH_FIDELITY_AVAILABLE", False)
-    with pytest.raises(FeaturesError, match=r"need torch-fidelity, .*pip install .*by their 'pixels'"):
+    with pytest.raises(PigmentError, match=r"need torch-fidelity, .*pip install .*by their 'pixels'"):
         Inception()

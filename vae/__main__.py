@@ -1,5 +1,4 @@
 """Play with a trained VAE: python -m vae sample --ckpt CKPT --out samples.png"""
-# an entry point, like train.py: the rest of vae knows neither data nor callbacks
 
 import argparse
 import sys
@@ -12,33 +11,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from callbacks.checkpoints import WholeCheckpointIO
-from callbacks.images import COLUMNS, grid
-from colorization.files import reason
-from datamodules import FruitsDataModule, PaintingsDataModule
-from datamodules.folder import Images
-from datamodules.judge import as_images, decode
-from datamodules.store import DataError
-from evaluation import evaluating
+from cli.arguments import positive, seed
+from datamodules.folder import FolderDataModule, Images, as_images
+from images.drawing import COLUMNS, grid, pairs, save_png
+from images.files import open_file, read_square
+from modes import evaluating
+from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
+from system.errors import PigmentError, reason
 from vae import ConvVAE
-from vae.codes import NotFittedError, Sampler, fit_codes, slerp
+from vae.codes import Sampler, slerp
 
-DATA_MODULES = {f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)}
 REACH = 3  # standard deviations that a direction is followed either way
 BATCH = 256  # images that are encoded or compared at a time
-
-
-class UsageError(ValueError):
-    """Nothing can be done as asked; the message says why."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(args)
     try:
         options.run(options)
-    except (UsageError, NotFittedError, DataError, OSError) as error:
+    except PigmentError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         return 130
     print(options.out)
@@ -53,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         what = (run.__doc__ or "").rstrip(".")
         command = commands.add_parser(run.__name__, help=what, description=f"{what}.", allow_abbrev=False)
         command.add_argument("--ckpt", required=True, help="checkpoint of a VAE")
-        command.add_argument("--out", required=True, type=Path, help=f"{written} to write; an old one is replaced")
+        command.add_argument("--out", required=True, type=Path, help=f"{written} to write; replaces an old one")
         command.set_defaults(run=run)
         return command
 
@@ -67,136 +60,94 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
         command[run].add_argument("--number", type=positive, default=number, help="of images: %(default)s")
+        command[run].add_argument("--seed", type=seed, default=0, help="the same seed draws the same: %(default)s")
         command[run].add_argument(
-            "--seed", type=seed, default=0, help="the same one draws the same images: %(default)s"
-        )
-        command[run].add_argument(
-            "--sampler", choices=get_args(Sampler), default="mixture", help="what they are drawn from: %(default)s"
+            "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from: %(default)s"
         )
     for run in (neighbors, fit):
-        command[run].add_argument("--root", help="folder of the training images; that of the run, if left out")
+        command[run].add_argument("--root", help="folder of the training images; without it, that of the run")
     return parser
-
-
-def positive(number: str) -> int:
-    if int(number) < 1:
-        raise ValueError
-    return int(number)
-
-
-def seed(number: str) -> int:
-    if not 0 <= int(number) < 2**63:
-        raise ValueError
-    return int(number)
 
 
 def sample(options: argparse.Namespace) -> None:
     """New images."""
-    vae, _ = load(options.ckpt)
-    save(vae.sample(options.number, options.seed, options.sampler), COLUMNS, options.out)
+    vae, _ = load_model(options.ckpt, ConvVAE)
+    save_png(grid(vae.sample(options.number, options.seed, options.sampler), COLUMNS), options.out)
 
 
 def reconstruct(options: argparse.Namespace) -> None:
     """Image files, and below each what the VAE makes of it."""
-    vae, _ = load(options.ckpt)
+    vae, _ = load_model(options.ckpt, ConvVAE)
     images = read(options.files, vae)
-    save_pairs(images, vae.reconstruct(images), options.out)
+    save_png(pairs(images, vae.reconstruct(images)), options.out)
 
 
 def interpolate(options: argparse.Namespace) -> None:
     """A strip that leads from one image file to another, along the arc between their codes."""
-    vae, _ = load(options.ckpt)
+    vae, _ = load_model(options.ckpt, ConvVAE)
     images = read(options.files, vae)
     with evaluating(vae):
         first, second = vae.encode(images)[0]
         between = vae.decode(slerp(first, second, options.steps))
-    save(torch.cat([images[:1], between, images[1:]]), len(between) + 2, options.out)
+    save_png(grid(torch.cat([images[:1], between, images[1:]]), len(between) + 2), options.out)
 
 
 def traverse(options: argparse.Namespace) -> None:
     """A row for each principal direction of the training images' codes, through their mean."""
-    vae, _ = load(options.ckpt)
+    vae, _ = load_model(options.ckpt, ConvVAE)
     codes = vae.fitted_codes()
     directions = codes.directions[: options.directions, None]
     distances = torch.linspace(-REACH, REACH, COLUMNS + 1)[:, None]
     with evaluating(vae):
         images = vae.decode((codes.center + distances * directions).flatten(0, 1).to(vae.device))
-    save(images, COLUMNS + 1, options.out)
+    save_png(grid(images, COLUMNS + 1), options.out)
 
 
 def neighbors(options: argparse.Namespace) -> None:
     """New images, and below each the training image that differs least from it."""
-    vae, checkpoint = load(options.ckpt)
+    vae, checkpoint = load_model(options.ckpt, ConvVAE)
     images = vae.sample(options.number, options.seed, options.sampler)
     training = training_images(options.root, vae, checkpoint)
     distances = [torch.cdist(images.flatten(1), batch.flatten(1)) for batch in batches(training, vae, "Comparing")]
     nearest = as_floats(training.__getitems__(torch.cat(distances, dim=1).argmin(dim=1).tolist()), vae)
-    save_pairs(images, nearest, options.out)
+    save_png(pairs(images, nearest), options.out)
 
 
 def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
-    vae, checkpoint = load(options.ckpt)
-    training = training_images(options.root, vae, checkpoint)
-    with evaluating(vae):
-        codes = [vae.encode(batch)[0] for batch in batches(training, vae, "Encoding")]
-    vae.codes = fit_codes(torch.cat(codes))
+    vae, checkpoint = load_model(options.ckpt, ConvVAE)
+    vae.fit_samplers(batches(training_images(options.root, vae, checkpoint), vae, "Encoding"))
     vae.on_save_checkpoint(checkpoint)
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
 
 
-def load(path: str) -> tuple[ConvVAE, dict[str, Any]]:
-    """Rebuild the VAE of a checkpoint on the GPU, if there is one, from the tensors and settings that it holds.
-
-    No class that a file names is imported.
-
-    Raises:
-        UsageError: if it is not there, or not one of a VAE.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        settings = checkpoint["hyper_parameters"]
-        vae = ConvVAE(**{name: value for name, value in settings.items() if not name.startswith("_")})
-        vae.on_load_checkpoint(checkpoint)
-        vae.load_state_dict(checkpoint["state_dict"])
-    except FileNotFoundError:
-        raise UsageError(f"there is no checkpoint '{path}'") from None
-    except Exception:  # a file that is not ours can raise nearly anything
-        raise UsageError(f"'{path}' is not a VAE's checkpoint, or not a whole one, or one of another version") from None
-    return vae.to("cuda" if torch.cuda.is_available() else "cpu"), checkpoint
-
-
 def read(files: Sequence[Path], vae: ConvVAE) -> Tensor:
-    """Read images as those for training are: (len(files), 3, S, S) in [0, 1], on the VAE's device.
+    """Read images the way training does: (len(files), 3, S, S) in [0, 1], on the VAE's device.
 
     Raises:
-        UsageError: if one cannot be read.
+        PigmentError: if one cannot be read.
     """
     images = []
-    for file in files:
+    for path in files:
         try:
-            images.append(decode(file.read_bytes(), vae.image_size))
-        except Exception as error:  # a damaged file makes Pillow raise nearly anything
-            raise UsageError(f"'{file}' cannot be used: {reason(error)}") from None
+            with open_file(path) as file:
+                images.append(read_square(file.read(), vae.image_size))
+        except Exception as error:  # damaged files raise all sorts of errors
+            raise PigmentError(f"'{path}' cannot be used: {reason(error)}") from None
     return as_floats(as_images(np.stack(images)), vae)
 
 
 def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) -> Images:
-    """Find the images for training in a folder, or else where the checkpoint's run found them.
+    """Find the training images in a folder, or where the checkpoint's run found them.
 
     Raises:
-        UsageError: if there are fewer than two.
+        PigmentError: if there are fewer than two.
     """
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    kind = DATA_MODULES.get(data.get("_class_path"))
-    if root is None and kind is None:
-        raise UsageError("the checkpoint does not say what it was trained on: name the folder of the images by --root")
-    folder = data["root"] if root is None else root
-    if folder is not None and not folder.startswith("kaggle:") and not (folder and Path(folder).is_dir()):
-        raise UsageError(f"there is no folder '{folder}': name that of the training images by --root")
-    images = (kind or FruitsDataModule)(folder, vae.image_size, batch_size=BATCH).images("train")
+    given = {} if root is None else {"root": root}
+    data: FolderDataModule = data_of(checkpoint, **given, size=vae.image_size, batch_size=BATCH)
+    images = data.images("train")
     if len(images) < 2:
-        raise UsageError(f"of the images in '{folder}' {len(images)} are for training, needs 2")
+        raise PigmentError(f"'{data.folder}' has {len(images)} training images, needs 2 or more")
     return images
 
 
@@ -207,19 +158,6 @@ def batches(images: Images, vae: ConvVAE, task: str) -> Iterator[Tensor]:
 
 def as_floats(images: Tensor, vae: ConvVAE) -> Tensor:
     return images.to(vae.device) / 255
-
-
-def save(images: Tensor, columns: int, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    grid(images, columns).save(out, format="PNG")
-
-
-def save_pairs(above: Tensor, below: Tensor, out: Path) -> None:
-    """Draw rows of images, and each one's partner right below it."""
-    columns = min(COLUMNS, len(above))
-    blanks = above.new_ones(-len(above) % columns, *above.shape[1:])
-    rows = [torch.cat([images, blanks]).unflatten(0, (-1, columns)) for images in (above, below)]
-    save(torch.stack(rows, dim=1).flatten(0, 2), columns, out)
 
 
 if __name__ == "__main__":

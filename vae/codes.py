@@ -1,6 +1,6 @@
 """The distribution of codes, from which new ones are drawn: ex-post density estimation.
 
-An image's code is the mean of the posterior that it is encoded into. Ghosh, Sajjadi, Vergari, Black & Schölkopf 2020,
+An image's code is the mean of its posterior. Ghosh, Sajjadi, Vergari, Black & Schölkopf 2020,
 "From Variational to Deterministic Autoencoders", section 4.
 """
 
@@ -12,14 +12,10 @@ from torch import Tensor
 
 NUM_COMPONENTS = 200  # of the mixture, at most
 CODES_PER_COMPONENT = 30  # on average, at least
-NUM_MIXED = 64  # principal directions, the longest, which the mixture models; along the others a Gaussian has to do
-REG_COVAR = 0.01  # least variance of components, the prior's being 1; with less they explain unseen codes far worse
+NUM_MIXED = 64  # longest principal directions, which the mixture models; a Gaussian models the others
+REG_COVAR = 0.01  # least variance of a component (the prior's is 1); with less they explain unseen codes far worse
 
 Sampler = Literal["prior", "gaussian", "mixture"]
-
-
-class NotFittedError(ValueError):
-    """A VAE whose codes have no distribution yet was asked for it; the message says what to do."""
 
 
 class Codes(NamedTuple):
@@ -30,10 +26,10 @@ class Codes(NamedTuple):
     """
 
     center: Tensor  # (D,)
-    directions: Tensor  # (D, D), the principal ones, longest first, each as long as the deviation of the codes along it
-    weights: Tensor  # (K,), of the mixture's components
+    directions: Tensor  # (D, D), principal, longest first; as long as the codes' standard deviation along each
+    weights: Tensor  # (K,) of the mixture's components
     means: Tensor  # (K, M)
-    factors: Tensor  # (K, M, M), of the covariances: each is its factor times its transpose
+    factors: Tensor  # (K, M, M); a covariance is its factor times the factor's transpose
 
     def draw(self, noise: Tensor, sampler: Literal["gaussian", "mixture"], generator: torch.Generator) -> Tensor:
         """Turn standard normal ``noise`` (N, D) into codes (N, D); ``generator`` chooses the components."""
@@ -47,7 +43,7 @@ class Codes(NamedTuple):
 
 def fit_codes(codes: Tensor) -> Codes:
     """Fit the distribution of codes (N, D), two or more; the same for the same codes."""
-    from sklearn.exceptions import ConvergenceWarning  # a second, which only those who fit have to wait for
+    from sklearn.exceptions import ConvergenceWarning  # takes a second, which only those who fit should wait for
     from sklearn.mixture import GaussianMixture
 
     codes = codes.to("cpu", torch.float64, copy=True)
@@ -55,13 +51,13 @@ def fit_codes(codes: Tensor) -> Codes:
     codes -= center
     covariance = codes.T @ codes / (len(codes) - 1)
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
-    deviations = variances.clamp(min=1e-12).sqrt()  # 0 in codes that are all alike
+    deviations = variances.clamp(min=1e-12).sqrt()  # 0 if all codes are equal
     num_mixed = min(NUM_MIXED, len(deviations))
     num_components = min(max(1, len(codes) // CODES_PER_COMPONENT), NUM_COMPONENTS)
-    mixed = codes @ directions[:, :num_mixed]  # not scaled: k-means heeds long ones most
+    mixed = codes @ directions[:, :num_mixed]  # not scaled: k-means should look at long ones most
     mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components, or slow ones
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few different codes, or slow convergence
         mixture.fit(mixed.numpy())
     weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
     scale = deviations[:num_mixed]
@@ -73,11 +69,11 @@ def fit_codes(codes: Tensor) -> Codes:
 def slerp(first: Tensor, second: Tensor, steps: int) -> Tensor:
     """Interpolate spherically between two codes (D,): (steps, D), both ends included.
 
-    Shoemake 1985, "Animating Rotation with Quaternion Curves". A straight line would lead through codes that are
-    shorter than those of images are.
+    Shoemake 1985, "Animating Rotation with Quaternion Curves". A straight line would pass through codes that are
+    shorter than any image's.
     """
     shares = torch.linspace(0, 1, steps, device=first.device)[:, None]
     angle = torch.arccos(torch.cosine_similarity(first, second, dim=0).clamp(-1, 1))
-    if angle.sin() < 1e-4:  # on one line, where there is no arc, or no single one
+    if angle.sin() < 1e-4:  # on one line there is no arc, or more than one
         return torch.lerp(first, second, shares)
     return (((1 - shares) * angle).sin() * first + (shares * angle).sin() * second) / angle.sin()

@@ -30,14 +30,14 @@ def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
 def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
     """Negative log-likelihood of an image under a Gaussian decoder that has one variance for all its values.
 
-    It is least where the variance is the mean squared error of a value: the optimal sigma of Rybkin, Daniilidis
+    It is smallest where the variance is the mean squared error of a value: the optimal sigma of Rybkin, Daniilidis
     & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders".
 
     Args:
-        error: sum of squared errors over an image's values, which are in [0, 1]; of their mean over images the result
-            is the mean.
-        variance: over 0, of a value about its reconstruction; of a shape that broadcasts against ``error``.
-        num_values: of an image, pixels times channels.
+        error: sum of squared errors over an image's values, which are in [0, 1]. For its mean over images the result is
+            the mean over images.
+        variance: of a value about its reconstruction, over 0; its shape broadcasts against ``error``.
+        num_values: pixels times channels of an image.
 
     Returns:
         Nats, for values in gray levels, 0 to 255: never negative for a variance of MIN_VARIANCE or more.
@@ -46,7 +46,7 @@ def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
 
 
 def bits_per_dim(nats: Tensor, num_values: int) -> Tensor:
-    """Convert an image's nats to bits for each of its values, of which a plain 8-bit one takes 8."""
+    """Convert an image's nats to bits per color value; a plain 8-bit value takes 8."""
     return nats / (num_values * math.log(2))
 
 

@@ -1,4 +1,4 @@
-"""How good samples are: the features by which images are compared, and the measures that torchmetrics lacks."""
+"""How good samples are: the features that images are compared by, and the measures that torchmetrics lacks."""
 
 from pickle import UnpicklingError
 
@@ -8,23 +8,21 @@ from torchmetrics import Metric
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.utilities import dim_zero_cat
 
-
-class FeaturesError(RuntimeError):
-    """The features by which images are to be compared are not to be had; the message says why and what to do."""
+from system.errors import PigmentError, reason
 
 
 class Pixels(nn.Sequential):
-    """Map images (B, 3, H, W) in [0, 1] to their pixels at a size of 16 x 16, (B, 768), in which blur hardly shows."""
+    """Map images (B, 3, H, W) in [0, 1] to their pixels at 16 x 16, (B, 768), where blur hardly shows."""
 
     def __init__(self) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(16), nn.Flatten())
 
 
 class Inception(nn.Module):
-    """Map images (B, 3, H, W) in [0, 1] to the features (B, 2048) by which papers compare them.
+    """Map images (B, 3, H, W) in [0, 1] to the features (B, 2048) that papers compare images by.
 
     Raises:
-        FeaturesError: if the network or its weights are not to be had.
+        PigmentError: if the network or its weights cannot be had.
     """
 
     def __init__(self) -> None:
@@ -32,15 +30,14 @@ class Inception(nn.Module):
         try:
             self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"])
         except ModuleNotFoundError:
-            raise FeaturesError(
+            raise PigmentError(
                 "the features 'inception' need torch-fidelity, which is not installed: .venv/bin/pip install "
                 "'torch-fidelity>=0.3,<1'. Or compare images by their 'pixels'."
             ) from None
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-            reason = str(error).partition("\n")[0]
-            raise FeaturesError(
-                f"the weights of the features 'inception' could not be downloaded or read ({reason}). Try again, or "
-                "compare images by their 'pixels'."
+            raise PigmentError(
+                f"the weights of the features 'inception' could not be downloaded or read ({reason(error)}). Try "
+                "again, or compare images by their 'pixels'."
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
@@ -48,15 +45,15 @@ class Inception(nn.Module):
 
 
 class DensityCoverage(Metric):
-    """How real samples look, and how much of the real they cover, in terms of the real images' neighborhoods.
+    """How real samples look, and how much of the real they cover, by the real images' neighborhoods.
 
-    The neighborhood of a real image reaches to its k-th nearest real one. Density is the number of neighborhoods that
-    a sample lies in, on average, divided by k: about 1 if samples are like the real images, 0 if unlike, above 1 if
-    they crowd where real ones do. Coverage is the share of neighborhoods that hold a sample, at most 1. Naeem, Oh, Uh,
-    Choi & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.
+    The neighborhood of a real image reaches to its k-th nearest real one. Density is the number of neighborhoods a
+    sample lies in, on average, divided by k: about 1 if samples are like real images, 0 if unlike, above 1 if they
+    crowd where real ones do. Coverage is the share of neighborhoods that hold a sample, at most 1. Naeem, Oh, Uh, Choi
+    & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.
 
     Args:
-        num_neighbors: the paper's k; of so few real images that they have not as many, one less than there are.
+        num_neighbors: the paper's k; with fewer real images, as many as each has.
     """
 
     full_state_update = False
@@ -77,7 +74,7 @@ class DensityCoverage(Metric):
         real, samples = dim_zero_cat(self.real), dim_zero_cat(self.samples)
         num_neighbors = min(self.num_neighbors, len(real) - 1)
         num_within, is_covered = torch.zeros(len(samples), device=samples.device), []
-        for part in real.split(1024):  # of all, the distances might not fit into memory
+        for part in real.split(1024):  # all distances at once might not fit into memory
             nearest = torch.cdist(part, real).topk(num_neighbors + 1, largest=False).values  # itself included
             is_within = torch.cdist(part, samples) < nearest[:, -1:]
             num_within += is_within.sum(dim=0)
@@ -88,7 +85,7 @@ class DensityCoverage(Metric):
 class NearerThanReal(Metric):
     """The share of samples that are nearer to a training image than the median real image is.
 
-    About 1/2 if samples are as new as those real images, near 1 if they are copies of training images.
+    About 1/2 if samples are as new as the real images, near 1 if they are copies of training images.
 
     Args:
         training: (N, F), the features of the training images.

@@ -1,23 +1,25 @@
 """How the ConvVAE learns, and what it can do once it has."""
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from evaluation import LogsMeans, evaluating, exact_float32
-from vae.codes import Codes, NotFittedError, Sampler
+from epoch_means import LogsMeans
+from images.similarity import psnr, ssim
+from modes import evaluating
+from system.errors import PigmentError, check_choice
+from vae.codes import Codes, Sampler, fit_codes
 from vae.elbo import MIN_VARIANCE, bits_per_dim, gaussian_nll, kl_divergence, squared_error
 from vae.networks import Activation, ConvDecoder, ConvEncoder
 
-LOG_VARIANCE_RANGE = (-30.0, 20.0)  # exp stays finite in float32 and far from any variance that is of use
-MOMENTUM = 0.1  # of the running variance, as BatchNorm's
+LOG_VARIANCE_RANGE = (-30.0, 20.0)  # exp stays finite in float32, and no useful variance is anywhere near
+MOMENTUM = 0.1  # of the running variance, as in BatchNorm
 
 Likelihood = Literal["fixed", "optimal"]
 Schedule = Literal["constant", "cosine"]
@@ -26,28 +28,28 @@ Schedule = Literal["constant", "cosine"]
 class ConvVAE(LogsMeans):
     """Convolutional variational autoencoder for square RGB images in [0, 1].
 
-    While training, the decoder sees a draw from the posterior; in validation and test the posterior's mean, so that
-    these are repeatable. ``loss = reconstruction + kl``: both are summed over an image's values or latents, and
-    averaged over the batch. The defaults are the report's recipe. Every recipe logs ``bits_per_dim``, the negative ELBO
-    in bits per gray level, by which recipes compare, and ``sigma``, the decoder's in gray levels.
+    The decoder sees a draw from the posterior in training, and the posterior's mean in validation and test, which makes
+    these repeatable. ``loss = reconstruction + kl``: both are summed over an image's values or latents, and averaged
+    over the batch. The defaults are the report's recipe. Every recipe logs ``bits_per_dim``, the negative ELBO in bits
+    per color value, by which recipes compare, and ``sigma``, the decoder's standard deviation in gray levels.
 
     Args:
         image_size: height and width of the images, in pixels; a multiple of 4.
         latent_dim: number of latents.
         lr: learning rate of Adam.
-        lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run; a run that is lengthened afterwards
-            goes back up.
-        likelihood: of the decoder, a Gaussian. ``fixed``: its variance is 1/2, so that ``reconstruction`` is the
-            squared error. ``optimal``: the variance is the mean squared error of each batch, that of all processes,
-            and ``reconstruction`` the negative log-likelihood; in evaluation it is a running mean over the batches.
-        kl_warmup_steps: steps over which the KL divergence's weight in the training loss grows from 0 to 1.
+        lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run. A run that is lengthened later goes
+            back up.
+        likelihood: the decoder is a Gaussian. ``fixed``: its variance is 1/2, which makes ``reconstruction`` the
+        squared
+            error. ``optimal``: its variance is the mean squared error of each batch, over all processes, and
+            ``reconstruction`` the negative log-likelihood; evaluation uses a running mean over the batches.
         activation: at the end of the decoder.
 
     Raises:
         ValueError: if ``image_size`` is not a positive multiple of 4, another number is too small, or a name unknown.
     """
 
-    variance: Tensor  # (), of the decoder's Gaussian; with likelihood optimal, a running mean over the batches
+    variance: Tensor  # () of the decoder's Gaussian; with an optimal likelihood, a running mean over the batches
 
     def __init__(
         self,
@@ -56,7 +58,6 @@ class ConvVAE(LogsMeans):
         lr: float,
         lr_schedule: Schedule = "constant",
         likelihood: Likelihood = "fixed",
-        kl_warmup_steps: int = 0,
         activation: Activation = "none",
     ) -> None:
         super().__init__()
@@ -65,29 +66,20 @@ class ConvVAE(LogsMeans):
                 f"ConvVAE halves images twice and doubles them twice, so their size must be a multiple of 4, "
                 f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
             )
-        if latent_dim < 1 or not lr > 0 or kl_warmup_steps < 0:
-            raise ValueError(
-                f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0; "
-                f"kl_warmup_steps is {kl_warmup_steps}, needs 0 or more."
-            )
+        if latent_dim < 1 or not lr > 0:
+            raise ValueError(f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0.")
         check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
         check_choice("model.init_args.likelihood", likelihood, Likelihood)
         check_choice("model.init_args.activation", activation, Activation)
         self.save_hyperparameters()
         self.num_values = 3 * image_size**2  # of an image
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
-        self.likelihood, self.kl_warmup_steps, self.lr_schedule = likelihood, kl_warmup_steps, lr_schedule
+        self.likelihood, self.lr_schedule = likelihood, lr_schedule
         self.encoder = ConvEncoder(image_size, latent_dim)
         self.decoder = ConvDecoder(image_size, latent_dim, activation)
         self.register_buffer("variance", torch.tensor(0.5))
-        self.codes: Codes | None = None  # of the training images, as last fitted
+        self.codes: Codes | None = None  # distribution of the training images' codes, as last fitted
         self.to(memory_format=torch.channels_last)  # convolutions are faster
-        quality: dict[str, Metric | MetricCollection] = {
-            "psnr": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
-        }
-        if image_size > 10:  # its window is 11 pixels wide
-            quality["ssim"] = StructuralSimilarityIndexMeasure(data_range=1.0)
-        self.quality = MetricCollection(quality, prefix="test/")
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, S, S) in [0, 1] to the posterior's mean and log-variance, (B, latent_dim), float32."""
@@ -101,7 +93,7 @@ class ConvVAE(LogsMeans):
         return self.decoder(latents).clamp(0, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Decode the posterior's mean: images (B, 3, S, S) in [0, 1] to images alike, as in evaluation."""
+        """Decode the posterior's mean for images (B, 3, S, S) in [0, 1], as in evaluation."""
         with evaluating(self):
             return self.decode(self.encode(images)[0])
 
@@ -110,10 +102,10 @@ class ConvVAE(LogsMeans):
 
         Args:
             sampler: ``prior`` draws latents from the standard normal, ``gaussian`` and ``mixture`` from what
-                :class:`callbacks.FitSamplers` or ``python -m vae fit`` has fitted to the codes of the training images.
+                :meth:`fit_samplers` has fitted.
 
         Raises:
-            NotFittedError: if nothing was.
+            PigmentError: if it has not.
             ValueError: if there is no such sampler.
         """
         check_choice("sampler", sampler, Sampler)
@@ -129,20 +121,25 @@ class ConvVAE(LogsMeans):
         """Return the distribution of the training images' codes.
 
         Raises:
-            NotFittedError: if none was fitted.
+            PigmentError: if none was fitted.
         """
         if self.codes is None:
-            raise NotFittedError(
-                "nothing was fitted to the codes of this VAE's training images yet, so its only sampler is 'prior'. "
-                "Train with callbacks.FitSamplers, or fit a checkpoint by python -m vae fit."
+            raise PigmentError(
+                "this VAE's only sampler is 'prior', as the others were not fitted to its training images yet. "
+                "Train with callbacks.FitSamplers, or fit a checkpoint: python -m vae fit"
             )
         return self.codes
+
+    def fit_samplers(self, batches: Iterable[Tensor]) -> None:
+        """Fit the samplers ``gaussian`` and ``mixture`` to the codes of images, given as batches (B, 3, S, S)."""
+        with evaluating(self):
+            self.codes = fit_codes(torch.cat([self.encode(images)[0] for images in batches]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["codes"] = self.codes and self.codes._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"].setdefault("variance", self.variance)  # older ones had only the report's recipe
+        checkpoint["state_dict"].setdefault("variance", self.variance)  # older ones know only the report's recipe
         fitted = checkpoint.get("codes")
         self.codes = fitted and Codes(**{name: tensor.cpu() for name, tensor in fitted.items()})
 
@@ -153,25 +150,22 @@ class ConvVAE(LogsMeans):
         kl = kl_divergence(mean, log_variance).mean()
         # detached: at its optimum the likelihood does not change with the variance, so the gradient is the same
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
-        kl_weight = min(1.0, self.trainer.global_step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
-        return self._log_loss("train", error, kl, variance, kl_weight, len(images))
+        return self._log_loss("train/", error, kl, variance, len(images))
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
-        self._evaluate("val", images)
+        self._evaluate("val/", images)
 
     def test_step(self, images: Tensor, batch_idx: int) -> None:
-        reconstruction = self._evaluate("test", images).clamp(0, 1)
-        with exact_float32(images.device.type):  # SSIM subtracts squares that nearly agree
-            self.quality.update(reconstruction, images)
-        self.log_dict(self.quality)
+        reconstruction = self._evaluate("test/", images).clamp(0, 1)
+        quality = {"psnr": psnr(reconstruction, images), "ssim": ssim(reconstruction, images)}
+        self.log_means({f"test/{name}": values.mean() for name, values in quality.items()}, len(images))
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # fused takes a seventh of the time on a CPU, but Lightning cannot clip its gradients under mixed precision
-        fused = True if self.trainer.gradient_clip_val is None else None
-        optimizer = Adam(self.parameters(), lr=self.lr, fused=fused)
+        optimizer = Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None or None)
         if self.lr_schedule == "constant":
             return optimizer
         schedule = LambdaLR(optimizer, self._cosine)
@@ -179,42 +173,33 @@ class ConvVAE(LogsMeans):
 
     def _cosine(self, step: int) -> float:
         """Return the share of ``lr`` after a number of steps."""
-        # steps are not counted at step 0: Lightning would build the training loader, which before a checkpoint is
-        # restored would begin at the first batch
+        # not at step 0: to count the steps Lightning would build the training loader, before the checkpoint is restored
         return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
 
     def _calibrate(self, error: Tensor) -> Tensor:
-        """Return the variance at which a batch is likeliest, that of all processes, and remember it."""
+        """Return the variance at which the batch of all processes is likeliest, and remember it."""
         optimal = self.trainer.strategy.reduce(error / self.num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
         self.variance.lerp_(optimal, max(MOMENTUM, 1 / (self.trainer.global_step + 1)))
         return optimal
 
-    def _evaluate(self, stage: str, images: Tensor) -> Tensor:
-        """Log the loss for the posterior's mean, and return its decoding."""
+    def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
+        """Log the loss for the posterior's mean, and return what it decodes to."""
         mean, log_variance = self.encode(images)
         reconstruction = self.decoder(mean)
         error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
-        self._log_loss(stage, error, kl, self.variance, 1.0, len(images))
+        self._log_loss(prefix, error, kl, self.variance, len(images))
         return reconstruction
 
-    def _log_loss(
-        self, stage: str, error: Tensor, kl: Tensor, variance: Tensor, kl_weight: float, num_images: int
-    ) -> Tensor:
+    def _log_loss(self, prefix: str, error: Tensor, kl: Tensor, variance: Tensor, num_images: int) -> Tensor:
         nll = gaussian_nll(error, variance, self.num_values)
         reconstruction = nll if self.likelihood == "optimal" else error
         terms = {
-            "loss": reconstruction + kl_weight * kl,
+            "loss": reconstruction + kl,
             "reconstruction": reconstruction,
             "kl": kl,
             "kl_per_latent": kl / self.latent_dim,
             "sigma": 255 * variance.sqrt(),  # gray levels
             "bits_per_dim": bits_per_dim(nll + kl, self.num_values),
         }
-        self.log_means({f"{stage}/{name}": value for name, value in terms.items()}, num_images)
+        self.log_means({f"{prefix}{name}": value for name, value in terms.items()}, num_images)
         return terms["loss"]
-
-
-def check_choice(argument: str, given: str, choices: object) -> None:
-    """Raise a ValueError if ``given`` is none of a Literal's values; only the command line checks annotations."""
-    if given not in get_args(choices):
-        raise ValueError(f"{argument} is '{given}', needs to be {' or '.join(get_args(choices))}.")

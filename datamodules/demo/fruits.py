@@ -1,36 +1,34 @@
-"""Fruits that the program draws itself, laid out like Fruits-360, so that everything runs with no download.
+"""Draws fruits and lays them out like Fruits-360, so everything runs without a download.
 
-``FRUITS`` is data: each kind is a body of revolution, coats of color over its skin, perhaps a stem. ``draw_fruit`` is
-the one shader for all of them: pose the body, trace each pixel's ray to it, paint the point that it meets, light it.
-Images of a kind differ in pose, proportions, ripeness and tint, all continuous: a manifold that a model can learn.
+``FRUITS`` describes the kinds: a body of revolution, coats of color over its skin, perhaps a stem. One shader,
+``draw_fruit``, draws them all: it poses the body, traces a ray from each pixel, paints the point it hits and lights it.
+Images of one kind vary continuously in pose, proportions, ripeness and tint: a manifold for a model to learn.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.pool import ThreadPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
-from tqdm import tqdm
+from PIL import ImageColor
 
-from datamodules.cache import build_once, cache_folder
+from datamodules.demo.draw_once import ToDraw, draw_once
 
 NUM_IMAGES = {"Training": 250, "Test": 40}  # of each kind
 SIZE = 100  # pixels, as in Fruits-360
-SUPERSAMPLING = 2  # rays a pixel, in each direction
-MAX_STEPS = 40  # of a ray; what takes more grazes the skin
-GAMMA = 2.2  # colors are named in sRGB, but light adds up in linear intensity
+SUPERSAMPLING = 2  # rays per pixel, in each direction
+MAX_STEPS = 40  # along a ray; one that needs more grazes the skin
+GAMMA = 2.2  # colors are given in sRGB; light adds up linearly
 
 Array = NDArray[np.floating]
-Rays = tuple[NDArray[np.intp], ...]  # indices into the grid of rays: their rows, their columns
+Rays = tuple[NDArray[np.intp], ...]  # row and column indices into the grid of rays
 
 
 @dataclass(frozen=True)
 class Coat:
-    """A layer of color over the skin, whose opacity is smoothstep(bias + sun * x + stem * z + gain * pattern)."""
+    """A layer of color over the skin. Its opacity is smoothstep(bias + sun * x + stem * z + gain * pattern)."""
 
     color: str
     bias: float = 0.0
@@ -38,14 +36,14 @@ class Coat:
     stem: float = 0.0  # denser toward the stem, where z = 1
     pattern: Callable[[Array, "Coat"], Array] | None = None
     gain: float = 1.0
-    number: float = 2.0  # of spots, leaves or creases; for noise, its spatial frequency
-    reach: float = 0.1  # radians that a spot, leaf or crease extends
-    relief: float = 0.0  # height where opaque; the unit of length is the body's radius
+    number: float = 2.0  # of spots, leaves or creases; the spatial frequency of noise
+    reach: float = 0.1  # of a spot, leaf or crease, in radians
+    relief: float = 0.0  # height where opaque, in radii of the body
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A bent cylinder that grows out of the body's top."""
+    """A bent cylinder on top of the body."""
 
     color: str
     length: float
@@ -55,7 +53,7 @@ class Stem:
 
 @dataclass(frozen=True)
 class Fruit:
-    """A body of revolution: in a direction at angle t from the stem, its radius is a function of c = cos t."""
+    """A body of revolution whose radius, at angle t from the stem, is a function of c = cos t."""
 
     color: str
     body: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)  # coefficients of 1, c, c^2, c^3
@@ -63,7 +61,7 @@ class Fruit:
     bottom: tuple[float, float] = (0.0, 1.0)
     gloss: float = 0.3  # strength of the highlight
     polish: float = 30.0  # sharpness of the highlight: Blinn-Phong's exponent
-    fuzz: float = 0.0  # light that down catches at the rim
+    fuzz: float = 0.0  # light that the down catches at the rim
     stem: Stem | None = None
     coats: tuple[Coat, ...] = ()
 
@@ -72,7 +70,7 @@ class Fruit:
         return a0 + c * (a1 + c * (a2 + c * a3)) + bump(self.top, c) + bump(self.bottom, -c)
 
     def slope(self, c: Array) -> Array:
-        """The derivative of the radius by c."""
+        """Derivative of the radius with respect to c."""
         _, a1, a2, a3 = self.body
         ends = bump(self.top, c) / self.top[1] - bump(self.bottom, -c) / self.bottom[1]
         return a1 + c * (2 * a2 + c * 3 * a3) + ends
@@ -89,7 +87,7 @@ def normalize(vectors: Array) -> Array:
 
 def project(points: Array, axes: Array) -> Array:
     """Coordinates (..., H, W) of points (3, H, W) along axes (..., 3)."""
-    return np.einsum("...i,ihw->...hw", axes, points)  # not BLAS: its threads cost more than so small a product
+    return np.einsum("...i,ihw->...hw", axes, points)  # BLAS would spend more on its threads than on so small a product
 
 
 def smoothstep(t: Array) -> Array:
@@ -98,14 +96,14 @@ def smoothstep(t: Array) -> Array:
 
 
 def spiral(number: float) -> Array:
-    """(3, number) directions, spread evenly over the sphere along a golden spiral."""
+    """(3, number) directions, evenly spread over the sphere along a golden spiral."""
     i = np.arange(number, dtype=np.float32) + 0.5
     height, azimuth = 1 - 2 * i / len(i), np.pi * (5**0.5 - 1) * i
     ring = np.sqrt(1 - height**2)
     return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), height])
 
 
-# Patterns: from points of the skin (3, H, W) to a value at each (H, W)
+# Patterns map points of the skin (3, H, W) to values (H, W).
 
 _rng = np.random.default_rng(0)
 WAVES = _rng.normal(size=(12, 3)).astype(np.float32)
@@ -118,27 +116,27 @@ def clouds(points: Array, coat: Coat) -> Array:
 
 
 def streaks(points: Array, coat: Coat) -> Array:
-    """Noise of unit variance, drawn out along the meridians."""
+    """Noise of unit variance, stretched along the meridians."""
     x, y, z = points
     across = np.sqrt(x**2 + y**2) + 1e-3
     return clouds(np.stack([x / across, y / across, z / 5]), coat)
 
 
 def spots(points: Array, coat: Coat) -> Array:
-    """Within evenly spread discs, the distance to the edge; negative between them."""
+    """Distance to the edge of evenly spread discs, negative outside them."""
     cosine = project(normalize(points), spiral(coat.number).T).max(0)
     return coat.reach - np.sqrt(2 - 2 * np.minimum(cosine, 1))
 
 
 def star(points: Array, coat: Coat) -> Array:
-    """Within pointed leaves around the stem, the distance to their edge; negative outside."""
+    """Distance to the edge of pointed leaves around the stem, negative outside them."""
     x, y, z = points
     leaf = np.abs(np.cos(coat.number / 2 * np.arctan2(y, x))) ** 1.5
     return coat.reach * (0.15 + 0.85 * leaf) - np.arctan2(np.sqrt(x**2 + y**2), z)
 
 
 def creases(points: Array, coat: Coat) -> Array:
-    """Up to 1 along meridians, fading toward the poles; 0 between them."""
+    """1 along evenly spaced meridians, 0 between them, fading toward the poles."""
     x, y, _ = points
     sideways = 2 / coat.number * np.sin(coat.number / 2 * np.arctan2(y, x))
     return np.exp(-((sideways / coat.reach) ** 2)) * np.sqrt(x**2 + y**2)
@@ -226,25 +224,25 @@ FRUITS = {
 }
 # fmt: on
 
-LIGHT = normalize(np.array([-0.45, 0.6, 0.75], np.float32)).reshape(3, 1, 1)  # a large lamp, above to the left
+LIGHT = normalize(np.array([-0.45, 0.6, 0.75], np.float32)).reshape(3, 1, 1)  # a large lamp, above and to the left
 HALFWAY = normalize(LIGHT + np.array([0, 0, 1], np.float32).reshape(3, 1, 1))  # between the lamp and the viewer
 
 
 def draw_fruit(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw one fruit of a kind (a key of ``FRUITS``) on white: (100, 100, 3), RGB."""
+    """Draw a fruit on white: (100, 100, 3), RGB. ``kind`` is a key of ``FRUITS``."""
     fruit = FRUITS[kind]
     a0, a1, a2, a3 = fruit.body
     fruit = replace(fruit, body=(a0, a1, a2 + rng.normal(0, 0.03), a3))
     ripeness, fill = rng.normal(0, 0.2), rng.uniform(0.93, 0.99)
     tint = np.exp(rng.normal(0, 0.05, size=(3, 1, 1))).astype(np.float32)
     roll, tilt, spin = rng.normal(0, 0.3), rng.uniform(-0.1, 0.9), rng.uniform(0, 2 * np.pi)
-    # to the camera's axes (x right, y up, z toward the viewer) from the fruit's (z along the stem)
+    # from the fruit's axes (z along the stem) to the camera's (x right, y up, z toward the viewer)
     turn = rotation(0, 1, roll) @ rotation(1, 2, tilt - np.pi / 2) @ rotation(0, 1, spin)
 
     axis, beads = turn[:, 2], turn @ stem_beads(fruit)
     x, y = frame(np.concatenate([outline(fruit, axis), beads], 1), fill)
     z = trace(fruit, axis, x, y)
-    seen = np.stack([x, y, np.maximum(z, 0)])  # where a ray misses, z is -inf
+    seen = np.stack([x, y, np.maximum(z, 0)])  # z is -inf where a ray misses
     distance = np.sqrt((seen**2).sum(0))
     direction = seen / distance
     c = project(direction, axis)
@@ -253,7 +251,7 @@ def draw_fruit(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     albedo, relief = paint(fruit, project(seen, turn.T), ripeness)
     downhill, rightward = np.gradient(relief, x[0, 1] - x[0, 0])
     ascent = np.stack([rightward, -downhill, np.zeros_like(z)])
-    normal = normalize(normal - ascent + normal * (normal * ascent).sum(0))  # tilted by the slope along the skin
+    normal = normalize(normal - ascent + normal * (normal * ascent).sum(0))  # tilted by the slope of the relief
     occlusion = (1 + 1.3 * np.minimum(bump(fruit.top, c), 0)) * (1 + 2 * np.minimum(bump(fruit.bottom, -c), 0))
 
     if fruit.stem:
@@ -264,7 +262,7 @@ def draw_fruit(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         albedo[:, i, j] = linear(fruit.stem.color)[..., 0]
 
     facing = np.clip(normal[2], 0, 1)
-    lambert = np.clip(((normal * LIGHT).sum(0) + 0.25) / 1.25, 0, 1)  # wraps around the edge, as from a large lamp
+    lambert = np.clip(((normal * LIGHT).sum(0) + 0.25) / 1.25, 0, 1)  # light from a large lamp wraps around the edge
     ambient = 0.28 + 0.1 * normal[1]
     diffuse = (0.95 * lambert + ambient) * (0.55 + 0.45 * np.sqrt(facing)) + fruit.fuzz * (1 - facing) ** 3
     specular = fruit.gloss * np.clip((normal * HALFWAY).sum(0), 0, 1) ** fruit.polish
@@ -275,7 +273,7 @@ def draw_fruit(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def rotation(i: int, j: int, angle: float) -> Array:
-    """(3, 3), turning axis i toward axis j."""
+    """(3, 3), turns axis i toward axis j."""
     turn = np.eye(3, dtype=np.float32)
     turn[[i, j], [i, j]] = np.cos(angle)
     turn[j, i], turn[i, j] = np.sin(angle), -np.sin(angle)
@@ -283,13 +281,13 @@ def rotation(i: int, j: int, angle: float) -> Array:
 
 
 def outline(fruit: Fruit, axis: Array) -> Array:
-    """(3, N), points all over the body, for a stem that points along ``axis``."""
+    """(3, N) points all over the body when its stem points along ``axis``."""
     directions = spiral(1500)
     return fruit.radius(axis @ directions) * directions
 
 
 def stem_beads(fruit: Fruit) -> Array:
-    """(3, N), the centers of the spheres that a stem is drawn as, in the fruit's axes; N is 0 without a stem."""
+    """(3, N) centers of the spheres that make up the stem, in the fruit's axes; N is 0 without a stem."""
     if not fruit.stem:
         return np.zeros((3, 0), np.float32)
     t = np.linspace(0, 1, 24, dtype=np.float32)
@@ -297,7 +295,7 @@ def stem_beads(fruit: Fruit) -> Array:
 
 
 def frame(points: Array, fill: float) -> tuple[Array, Array]:
-    """Where the rays cross the image plane, (H, W) each, such that points (3, N) fill so much of the frame."""
+    """x and y (H, W) of the rays in the image plane, scaled so that points (3, N) fill this share of the frame."""
     low, high = points[:2].min(1), points[:2].max(1)
     num_rays = SIZE * SUPERSAMPLING
     grid = (np.arange(num_rays, dtype=np.float32) - (num_rays - 1) / 2) / num_rays * ((high - low).max() / fill)
@@ -306,7 +304,7 @@ def frame(points: Array, fill: float) -> tuple[Array, Array]:
 
 
 def trace(fruit: Fruit, axis: Array, x: Array, y: Array) -> Array:
-    """Sphere tracing: the z at which a ray from the viewer meets the body, -inf where it misses."""
+    """Sphere tracing: z (H, W) where each ray from the viewer meets the body, -inf where it misses."""
     bound = fruit.radius(np.linspace(-1, 1, 99, dtype=np.float32)).max()
     z = np.full_like(x, -np.inf)
     ray = np.flatnonzero(x**2 + y**2 < bound**2)
@@ -325,7 +323,7 @@ def trace(fruit: Fruit, axis: Array, x: Array, y: Array) -> Array:
 
 
 def trace_stem(beads: Array, radius: float, x: Array, y: Array) -> tuple[Rays, Array, Array]:
-    """The N rays near the stem, the z (N,) where each meets it (-inf where it misses), the normal (3, N) there."""
+    """The N rays near the stem, z (N,) where each meets it (-inf where it misses), and the normals (3, N) there."""
     low, high = beads.min(1) - radius, beads.max(1) + radius
     rays = np.nonzero((x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1]))
     x, y = x[rays], y[rays]
@@ -336,7 +334,7 @@ def trace_stem(beads: Array, radius: float, x: Array, y: Array) -> tuple[Rays, A
 
 
 def paint(fruit: Fruit, points: Array, ripeness: float) -> tuple[Array, Array]:
-    """The albedo (3, H, W), in linear light, and the relief (H, W) of points (3, H, W) in the fruit's axes."""
+    """Albedo (3, H, W), in linear light, and relief (H, W) at points (3, H, W) in the fruit's axes."""
     x, _, z = normalize(points)
     albedo, relief = linear(fruit.color), np.zeros_like(x)
     for coat in fruit.coats:
@@ -350,26 +348,16 @@ def paint(fruit: Fruit, points: Array, ripeness: float) -> tuple[Array, Array]:
 
 
 def linear(color: str) -> Array:
-    """(3, 1, 1), in linear light, of a color named as in CSS."""
+    """A CSS color in linear light, (3, 1, 1)."""
     return (np.array(ImageColor.getrgb(color), np.float32) / 255).reshape(3, 1, 1) ** GAMMA
 
 
 def demo_fruits() -> Path:
-    """Return the folder of the demo fruits, which are drawn if this version of them has not been drawn yet."""
-    version = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
-    return build_once(cache_folder() / f"demo-fruits-{version}", write_fruits)
-
-
-def write_fruits(folder: Path) -> None:
-    """Write ``folder/Training/<kind>/<i>_100.jpg`` and ``folder/Test/...``, as Fruits-360 is laid out."""
-
-    def write(part: str, kind: str, i: int) -> None:
-        rng = np.random.default_rng([list(NUM_IMAGES).index(part), list(FRUITS).index(kind), i])
-        path = folder / part / kind / f"{i}_100.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_fruit(kind, rng)).save(path, quality=95)
-
-    images = [(part, kind, i) for part, number in NUM_IMAGES.items() for kind in FRUITS for i in range(number)]
-    with ThreadPool(2) as pool:  # as much as numpy lets run at a time
-        for _ in tqdm(pool.imap(lambda image: write(*image), images), "Drawing demo fruits", len(images), unit="image"):
-            pass
+    """Return the folder of the demo fruits, laid out like Fruits-360. They are drawn on first use."""
+    fruits = [
+        ToDraw(f"{part}/{kind}/{i}_100.jpg", (part_index, kind_index, i), partial(draw_fruit, kind))
+        for part_index, (part, number) in enumerate(NUM_IMAGES.items())
+        for kind_index, kind in enumerate(FRUITS)
+        for i in range(number)
+    ]
+    return draw_once("fruits", __file__, fruits, quality=95)

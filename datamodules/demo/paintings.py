@@ -1,44 +1,41 @@
-"""Paintings that the program makes itself, so that colorizers, too, can be trained with no download.
+"""Draws paintings, so colorizers, too, can be trained without a download.
 
-``MATERIALS`` is data: the colors of each kind of matter in shade and in light, and the strokes that render it. A scene
-lays materials on a canvas, back to front, each with its tones; ``brush`` then paints any canvas. Hue follows from
-matter and tone, and matter shows in form, place and stroke: lightness alone tells most of the color.
+``MATERIALS`` lists the colors of each material, from shade to light, and the strokes that render it. A scene lays
+materials and tones on a canvas, back to front; ``brush`` paints any canvas. Hue follows from material and tone, and
+a material shows in its form, place and strokes, so lightness alone reveals most of the color.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
-from tqdm import tqdm
 
-from datamodules.cache import build_once, cache_folder
+from datamodules.demo.draw_once import ToDraw, draw_once
 
 NUM_IMAGES = {"training_set": 600, "validation_set": 100}
 SHORT_SIDE = 256  # pixels
-LONG_SIDE = 256, 360  # at least, at most
-NUM_TONES = 256  # from a material's deepest shade to its highest light
-NUM_COATS = 3  # of strokes, each but the first with gaps that show the one below
-NUM_STROKES = 4096  # that differ, used again and again; a power of two
+LONG_SIDE = 256, 360  # minimum, maximum
+NUM_TONES = 256  # from a material's deepest shade to its brightest light
+NUM_COATS = 3  # of strokes; all but the first have gaps that show the coat below
+NUM_STROKES = 4096  # different ones, then they repeat; a power of two
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
-Strokes = NDArray[np.intp]  # at each pixel, which of the NUM_STROKES is seen
+Strokes = NDArray[np.intp]  # (H, W), which of the NUM_STROKES shows
 Pair = tuple[float, float]  # rightward, downward
 
 
 @dataclass(frozen=True)
 class Material:
-    """What something looks like, and how it is painted."""
+    """How something looks and how it is painted."""
 
-    colors: tuple[str, ...]  # from shade to light, at even distances of tone
+    colors: tuple[str, ...]  # from shade to light, at evenly spaced tones
     length: float  # of a stroke, in pixels
     width: float
-    angle: float = 0.0  # in degrees, by which strokes fall to the right
-    contrast: float = 0.1  # of tone, from stroke to stroke
+    angle: float = 0.0  # of a stroke, in degrees clockwise from horizontal
+    contrast: float = 0.1  # standard deviation of tone from stroke to stroke
 
 
 MATERIALS = {
@@ -87,24 +84,24 @@ STROKES = np.array([(m.length, m.width, np.radians(m.angle), m.contrast) for m i
 
 @dataclass
 class Canvas:
-    """What is to be painted: at each pixel (H, W) a material, as an index into ``NAMES``, and its tone in [0, 1]."""
+    """What to paint: each pixel's material, an index into ``NAMES``, and tone, 0 to 1; both (H, W)."""
 
     rng: np.random.Generator
     material: NDArray[np.intp]
     tone: Array
     x: Array  # (1, W), 0 in the middle
     y: Array  # (H, 1), 0 at the top
-    unit: float  # of x and y, in pixels; at first the height
-    side: int  # the light comes from: the left (-1) or the right (1)
-    dark: float = 0.0  # what dusk takes from every tone
+    unit: float  # of x and y, in pixels; the height, until zoomed
+    side: int  # where the light comes from: left (-1) or right (1)
+    dark: float = 0.0  # subtracted from every tone, at dusk
 
     def zoom(self, center: Pair, size: float) -> "Canvas":
-        """The same canvas in coordinates whose origin and unit are these."""
+        """The same canvas, in coordinates with this origin and unit."""
         x, y = center
         return replace(self, x=(self.x - x) / size, y=(self.y - y) / size, unit=self.unit * size)
 
     def noise(self, scale: float) -> Array:
-        """(H, W), smooth, of about unit variance, with ups and downs at this distance."""
+        """Smooth noise (H, W) of about unit variance, whose features are about this large."""
         height, width = self.tone.shape
         rows, columns = (int(side / self.unit / scale) + 3 for side in (height, width))
         grid = self.rng.standard_normal((rows, columns), np.float32)
@@ -115,7 +112,7 @@ class Canvas:
         np.copyto(self.tone, np.float32(tone) - self.dark, where=where)
 
     def below(self, name: str, level: Array | float, tone: Array | float) -> None:
-        """Lay all that is below a level, which may change with x."""
+        """Lay a material below a level, which may vary with x."""
         self.lay(name, tone, self.y > level)
 
     def polygon(self, name: str, corners: list[Pair], tone: Array | float) -> None:
@@ -125,18 +122,18 @@ class Canvas:
         self.lay(name, tone, np.asarray(mask))
 
     def blob(self, name: str, center: Pair, radii: Pair, tone: float, rough: float = 0.0, relief: float = 0.35) -> None:
-        """Lay an ellipse, lit from above and from the light's side."""
+        """Lay an ellipse, lit from above and from ``side``."""
         x, y = (self.x - center[0]) / radii[0], (self.y - center[1]) / radii[1]
         bumps = rough * self.noise(0.25 * min(radii)) if rough else 0
         self.lay(name, tone + relief * (0.7 * self.side * x - 0.8 * y + bumps), x**2 + y**2 + bumps < 1)
 
     def across(self) -> float:
-        """A place at random between the left and the right edge."""
+        """A random x between the left and right edges."""
         return self.rng.uniform(self.x[0, 0], self.x[0, -1])
 
 
 def landscape(canvas: Canvas) -> None:
-    """Sky over land or sea, by day or at dusk, which is darker."""
+    """Sky over land or sea, by day or, darker, at dusk."""
     rng, y = canvas.rng, canvas.y
     horizon, dusk = rng.uniform(0.35, 0.62), rng.random() < 0.25
     sky, cloud, tone = ("dusk", "dusk", 0.2) if dusk else ("sky", "cloud", 0.65)
@@ -158,7 +155,7 @@ def landscape(canvas: Canvas) -> None:
 
 
 def seascape(canvas: Canvas, horizon: float, sun: float) -> None:
-    """Water, on which a low sun glitters, perhaps with boats and a shore."""
+    """Water glittering under the sun, perhaps with boats and a shore."""
     rng, x, y = canvas.rng, canvas.x, canvas.y
     depth = (y - horizon) / (1 - horizon)
     water, gain = ("dusk sea", 0.6) if canvas.dark else ("sea", 0.1)
@@ -177,7 +174,7 @@ def boat(canvas: Canvas) -> None:
 
 
 def countryside(canvas: Canvas, horizon: float) -> None:
-    """Fields and waters in strips, on them trees and houses."""
+    """Strips of field and water with trees and houses."""
     rng, x, y = canvas.rng, canvas.x, canvas.y
     strips = "meadow", "meadow", "wheat", "wheat", "sand", "dusk sea" if canvas.dark else "sea"
     level = np.full_like(x, horizon)
@@ -212,7 +209,7 @@ def portrait(canvas: Canvas) -> None:
     """A head and shoulders before a dark backdrop."""
     rng, side = canvas.rng, canvas.side
     canvas = canvas.zoom((rng.uniform(-0.08, 0.08), rng.uniform(0.36, 0.42)), rng.uniform(0.15, 0.2))
-    x, y = canvas.x, canvas.y  # from the middle of the face, whose chin is at 1
+    x, y = canvas.x, canvas.y  # the origin is the middle of the face; the chin is at y = 1
     canvas.lay("backdrop", 0.55 - 0.1 * np.hypot(x + 1.5 * side, y) + 0.08 * canvas.noise(1.2))
     locks = rng.uniform(0.8, 1.7)
     canvas.blob("hair", (0, locks - 1.1), (0.95, locks + 0.1), 0.4, rough=0.1)
@@ -223,7 +220,7 @@ def portrait(canvas: Canvas) -> None:
         canvas.below("linen", np.maximum(shoulders, 1.2 + 2 * np.abs(x)), 0.7 + folds)
     canvas.blob("skin", (0, 0), (0.74, 1), 0.6, relief=0.4)
     canvas.blob("hair", (-0.15 * side, -0.9), (0.72, 0.28), 0.45)
-    features = canvas.zoom((rng.uniform(-0.2, 0.2), 0), 1)  # to which side they look
+    features = canvas.zoom((rng.uniform(-0.2, 0.2), 0), 1)  # turned to one side
     for eye in (-0.33, 0.33):
         features.blob("shadow", (eye, -0.3), (0.2, 0.04), 0.6)
         features.blob("skin", (eye, -0.12), (0.2, 0.13), 0.45)
@@ -265,44 +262,48 @@ def fruit(canvas: Canvas) -> None:
     canvas.blob(name, (0, -height), (1, height), 0.5, relief=0.4)
 
 
-SCENES = (landscape, 0.6, 0.25), (portrait, 0.2, 0.8), (still_life, 0.2, 0.2)  # how often; how often upright
+SCENES = (landscape, 0.6, 0.25), (portrait, 0.2, 0.8), (still_life, 0.2, 0.2)  # scene, how often, how often upright
 
 
 def brush(canvas: Canvas) -> Array:
-    """Paint a canvas in strokes, each in one color, which its middle is to have: (H, W, 3), around [0, 1]."""
+    """Paint a canvas in strokes, each in the color at its middle: (H, W, 3), roughly in [0, 1]."""
     rng, (height, width) = canvas.rng, canvas.tone.shape
     length, breadth, angle, contrast = STROKES[:, canvas.material]
     cos, sin = np.cos(angle), np.sin(angle)
     i, j = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    wavy_i, wavy_j = i + 4 * canvas.noise(0.15), j + 4 * canvas.noise(0.15)  # the hand is not straight
+    wavy_i, wavy_j = i + 4 * canvas.noise(0.15), j + 4 * canvas.noise(0.15)  # no hand is perfectly straight
     along, across = (wavy_j * cos + wavy_i * sin) / length, (wavy_i * cos - wavy_j * sin) / breadth
     values = rng.standard_normal(NUM_STROKES, np.float32)
     stroke, u, v = cover(along, across, values)
     u, v = u * length, v * breadth
     middle_i = np.clip(i - u * sin - v * cos, 0, height - 1).astype(np.intp)
     middle_j = np.clip(j - u * cos + v * sin, 0, width - 1).astype(np.intp)
-    finer = STROKES[0, canvas.material[middle_i, middle_j]] < length  # and not to be smeared by so long a stroke
+    finer = STROKES[0, canvas.material[middle_i, middle_j]] < length  # a stroke this long would smear it
     middle_i, middle_j = np.where(finer, i, middle_i).astype(np.intp), np.where(finer, j, middle_j).astype(np.intp)
     tone = canvas.tone[middle_i, middle_j] + contrast * values[stroke]
     step = np.clip(tone * NUM_TONES, 0, NUM_TONES - 1).astype(np.intp)
     bristles = values[(stroke + v.astype(np.intp)) & (NUM_STROKES - 1)]
     weave = np.cos(np.pi / 2 * i) * np.cos(np.pi / 2 * j)
-    light = 1 + 0.03 * bristles - 0.08 * v / breadth + 0.02 * weave  # the upper edge of wet paint catches it
+    light = 1 + 0.03 * bristles - 0.08 * v / breadth + 0.02 * weave  # the upper edge of wet paint catches the light
     return RAMPS[canvas.material[middle_i, middle_j], step] * light[..., None]
 
 
 def cover(along: Array, across: Array, values: Array) -> tuple[Strokes, Array, Array]:
-    """Cover a plane with strokes, given coordinates (H, W) in which each is of unit length and width.
+    """Cover a plane with strokes.
+
+    Args:
+        along, across: coordinates (H, W) in which a stroke is one unit long and one unit wide.
+        values: a random number for each stroke.
 
     Returns:
-        At each pixel, the stroke that is seen there, and how far along and across it the pixel is from its middle.
+        For each pixel, the stroke that shows, and how far along and across it the pixel lies from its middle.
     """
     stroke, u, v = np.zeros(along.shape, np.intp), np.zeros_like(along), np.zeros_like(along)
     for coat in range(NUM_COATS):
         shifted = across + np.float32(coat / NUM_COATS)
         row = np.floor(shifted)
         number = row.astype(np.intp) + 97 * coat
-        started = along + values[number & (NUM_STROKES - 1)]  # so that strokes do not end side by side
+        started = along + values[number & (NUM_STROKES - 1)]  # staggered, so strokes do not all end in line
         column = np.floor(started)
         number = 1597 * number + 733 * column.astype(np.intp)
         coat_u, coat_v = started - column - 0.5, shifted - row - 0.5
@@ -328,22 +329,10 @@ def draw_painting(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def demo_paintings() -> Path:
-    """Return the folder of the demo paintings, which are drawn if this version of them has not been drawn yet."""
-    version = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
-    return build_once(cache_folder() / f"demo-paintings-{version}", write_paintings)
-
-
-def write_paintings(folder: Path) -> None:
-    """Write ``folder/training_set/painting/<i>.jpg`` and ``folder/validation_set/...``."""
-
-    def write(part: str, i: int) -> None:
-        rng = np.random.default_rng([list(NUM_IMAGES).index(part), i])
-        path = folder / part / "painting" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_painting(rng)).save(path, quality=92)
-
-    images = [(part, i) for part, number in NUM_IMAGES.items() for i in range(number)]
-    with ThreadPool(2) as pool:  # as much as numpy lets run at a time
-        drawn = pool.imap(lambda image: write(*image), images)
-        for _ in tqdm(drawn, "Drawing demo paintings", len(images), unit="image"):
-            pass
+    """Return the folder of the demo paintings, laid out like the real ones. They are drawn on first use."""
+    paintings = [
+        ToDraw(f"{part}/painting/{i}.jpg", (part_index, i), draw_painting)
+        for part_index, (part, number) in enumerate(NUM_IMAGES.items())
+        for i in range(number)
+    ]
+    return draw_once("paintings", __file__, paintings, quality=92)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.utils.data import DataLoader, TensorDataset
 
-from cli import StrictParser, in_one_line
+from cli.parser import StrictParser
 
 # Lightning 2.6 still calls what jsonargparse 5 will drop
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
@@ -92,7 +92,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 class Refused:
-    """The lines that answer a mistake on the command line, or in mine.yaml, beside a config that has none."""
+    """The lines that answer a mistake on the command line or in mine.yaml, next to a config that is right."""
 
     def __init__(self, parser: StrictParser, capsys: pytest.CaptureFixture[str]) -> None:
         self.parser, self.capsys = parser, capsys
@@ -168,6 +168,7 @@ def test_argument_beside_class_path(refused: Refused) -> None:
         ("--trainer.max_epoch=3", "trainer.max_epoch", "trainer.max_epochs"),
         ("--trainer.max_epoch={}", "trainer.max_epoch", "trainer.max_epochs"),
         ("--trainer={max_epoch: 3}", "trainer.max_epoch", "trainer.max_epochs"),
+        ("--modl.init_args={}", "modl.init_args", "model.init_args"),
         ("--model.init_args.latent_dims=4", "model.init_args.latent_dims", "latent_dim"),
         ("--model.latent_dims=4", "model.init_args.latent_dims", "latent_dim"),
         ("--modl.init_args.latent_dim=4", "modl.init_args.latent_dim", "model.init_args.latent_dim"),
@@ -194,10 +195,13 @@ def test_abbreviations_are_not_even_considered(
         ("trainer:\n  max_epochs: many", "trainer.max_epochs: expected int or null, got many", 2),
         ("trainer: 3", "trainer: expected keys below it, got 3", 1),
         ("trainer:\n# max_epochs: 3", "trainer: expected keys below it, got nothing", 1),
+        ("trainer: [3]", "trainer: expected keys below it, got a list", 1),
         ("model: 3", "model: expected LightningModule or null, got 3", 1),
+        ("trainer:\n  callbacks: 3", "trainer.callbacks: expected list, Callback or null, got 3", 2),
         (model("lr: fast"), "model.init_args.lr: expected float, got fast", 4),
         (model("loss: msee"), "model.init_args.loss: expected 'mse' or 'mae', got msee", 4),
         (model(""), "model.init_args: expected keys below it, got nothing", 3),
+        (model("[3]"), "model.init_args: expected keys below it, got a list", 3),
     ],
 )
 def test_wrong_type_in_yaml(refused: Refused, yaml: str, what: str, line: int) -> None:
@@ -209,6 +213,9 @@ def test_wrong_type_in_yaml(refused: Refused, yaml: str, what: str, line: int) -
     ("option", "what"),
     [
         ("--trainer.max_epochs=many", "trainer.max_epochs: expected int or null, got many"),
+        ("--trainer.max_epochs=", "trainer.max_epochs: expected int or null, got nothing"),
+        ("--trainer={max_epochs: many}", "trainer.max_epochs: expected int or null, got many"),
+        ("--trainer={max_epochs", "trainer: expected keys below it, got {max_epochs"),
         ("--trainer.precision=bf17", "'bf16' or null, got bf17"),
         ("--model.init_args.lr=fast", "model.init_args.lr: expected float, got fast"),
         ("--model.loss=msee", "model.init_args.loss: expected 'mse' or 'mae', got msee"),
@@ -277,7 +284,7 @@ def test_config_that_is_not_text(refused: Refused) -> None:
     [
         ("{}.ToyModl", "did you mean {}.ToyModel?"),
         ("torchh.ToyModel", "No module named 'torchh', did you mean torch.ToyModel?"),
-        ("{}.ToyData", "model.class_path: expected a LightningModule, got {}.ToyData"),
+        ("{}.ToyData", "model: expected LightningModule or null, got {}.ToyData"),
         ("ToyModl", "model: expected LightningModule or null, got ToyModl"),
     ],
 )
@@ -285,6 +292,13 @@ def test_class_path_that_leads_nowhere(refused: Refused, given: str, what: str) 
     given, what = given.format(__name__), what.format(__name__)
     assert refused(f"--model={given}").endswith(f"{what}\n  on the command line\n")
     assert refused(yaml=f"model: {given}").endswith(f"{what}\n  in mine.yaml, line 1\n")
+
+
+def test_class_that_is_no_callback_among_some_that_are(refused: Refused) -> None:
+    classes = "Watch", "ToyData", "Watch"
+    answer = refused(yaml="trainer:\n  callbacks:\n" + "".join(f"    - {__name__}.{name}\n" for name in classes))
+    what = f"error: trainer.callbacks: expected list, Callback or null, got {__name__}.ToyData"
+    assert answer == f"{what}\n  in mine.yaml, line 4\n"
 
 
 def test_misspelled_callback_class(refused: Refused) -> None:
@@ -297,8 +311,9 @@ def test_misspelled_callback_class(refused: Refused) -> None:
     [
         ([], "{fit,validate,test,predict}"),
         (["fitt"], "no such subcommand: fitt, did you mean fit?"),
-        (["--config=toy.yaml", "fit"], "belongs after the subcommand (fit, validate, test, predict)"),
-        (["fit"], "required: fit.model"),
+        (["--config=toy.yaml", "fit"], "--config belongs after the subcommand (fit, validate, test, predict)"),
+        (["fit"], "fit.model: must be given; is --config missing?"),
+        (["fit", "--config=toy.yaml", "--", "more"], "unrecognized arguments: -- more"),
     ],
 )
 def test_subcommand(parser: StrictParser, refused: Refused, args: list[str], what: str) -> None:
@@ -368,6 +383,7 @@ def test_error_is_an_exception_where_it_must_be(monkeypatch: pytest.MonkeyPatch)
         StrictParser().error("broken")
 
 
-def test_unknown_wording_keeps_its_first_line() -> None:
-    assert in_one_line("Something new\n  in many\n  lines") == "Something new"
-    assert in_one_line('Parser key "a.b":\n  Something new\n  in many lines') == "a.b: Something new"
+def test_unknown_wording_keeps_its_first_line(parser: StrictParser, refused: Refused) -> None:
+    assert refused.by(parser.error, "Something new\n  in many\n  lines") == "error: Something new\n"
+    message = 'Parser key "a.b":\n  Something new\n  in many lines'
+    assert refused.by(parser.error, message) == "error: a.b: Something new\n"

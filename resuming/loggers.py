@@ -1,8 +1,8 @@
 """A run's metrics on disk and in Weights & Biases, which go on where they stopped.
 
-A run that was killed computes again, to the last digit, what it had logged since its last checkpoint. ``metrics.csv``
-forgets that and logs it anew; Weights & Biases, which cannot forget, is not given it twice, and gets from
-``metrics.csv`` what had not reached it by then.
+A killed run recomputes, to the last digit, what it had logged since its last checkpoint. ``metrics.csv`` forgets those
+rows and logs them again. Weights & Biases cannot forget, so it is not given them twice, and gets from ``metrics.csv``
+what had not reached it.
 """
 
 import csv
@@ -17,23 +17,29 @@ from typing import Any
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from system.atomic import writing
+from system.errors import reason
 
 METRICS_FILE = "metrics.csv"
-UPLOAD_SECONDS = 60  # that W&B may take at the end of a run, or it would wait for ever for a server that has died
-STEP = "trainer/global_step"  # what Lightning calls the step in Weights & Biases
-Event = tuple[int, frozenset[str]]  # a step, and the names of what was logged then
+UPLOAD_SECONDS = 60  # for W&B at the end of a run; it would wait forever for a dead server
+STEP = "trainer/global_step"  # Lightning's name for the step in Weights & Biases
+Event = tuple[int, frozenset[str]]  # a step, and the names that were logged then
 
 
 class ResumableCSVLogger(Logger):
-    """``metrics.csv`` in ``save_dir``: a row for each time that something is logged.
+    """``metrics.csv``, with a row whenever something is logged.
 
-    Lightning's own logger would begin by deleting that of the run which it continues.
+    Lightning's own logger would begin by deleting the file of the run that it continues.
+
+    Args:
+        save_dir: folder of the file; train.py sets it to the run's folder.
     """
 
-    name = version = ""  # there is one to a folder
+    name = version = ""  # one to a folder
 
-    def __init__(self, save_dir: str) -> None:
+    def __init__(self, save_dir: str = "") -> None:
         super().__init__()
         self.path = Path(save_dir, METRICS_FILE)
 
@@ -64,33 +70,28 @@ class ResumableCSVLogger(Logger):
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
                 file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave a checkpoint without what was logged before it
+                os.fsync(file.fileno())  # or a power cut could lose rows that the next checkpoint counts on
             self.logged.add(event)
         else:
             self._write([*read_metrics(self.path), row])
 
     def _write(self, rows: list[Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{METRICS_FILE}.partial")
-        with partial.open("w", newline="") as file:
+        with writing(self.path, "w", newline="") as file:
             writer = csv.DictWriter(file, sorted({"step"}.union(*rows)))
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
-        for name in ("logged", "columns"):  # which are read anew
+        for name in ("logged", "columns"):  # computed again on next use
             self.__dict__.pop(name, None)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """They are in config.yaml."""
+        """Ignore them: they are in config.yaml."""
 
 
 class ResumableWandbLogger(WandbLogger):
     """Weights & Biases, where a run with the id (``version``) of an earlier one continues its curves."""
 
-    logged: frozenset[Event] | None = None  # by the earlier run, once that is known
-    next_step: int | None = None  # W&B's own count of what is logged, which begins at 0 again in an offline run
+    logged: frozenset[Event] | None = None  # by the earlier run; None until that is known
+    next_step: int | None = None  # W&B's own count of log calls, which an offline run restarts at 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -101,15 +102,19 @@ class ResumableWandbLogger(WandbLogger):
             self.next_step = None
 
     def _catch_up(self, run: Any) -> None:
-        """Learn what W&B has of an earlier run, and log what ``metrics.csv`` has besides."""
+        """Learn what W&B has of an earlier run, and log what only ``metrics.csv`` has."""
         folder, here = Path(self.save_dir or ""), Path(run.dir).parent.name
         logs = [log for log in folder.glob(f"wandb/*run-*-{run.id}/*.wandb") if log.parent.name != here]
         logs.sort(key=lambda log: log.parent.name.removeprefix("offline-"))  # by time
-        there = [event for log in logs for event in read_wandb(log)]
+        try:
+            there = [event for log in logs for event in read_wandb(log)]
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:  # curves are no reason to end a run
+            rank_zero_info(f"W&B: what it already has cannot be read, so points may appear twice ({reason(error)}).")
+            there = []
         if run.offline:
             self.next_step = len(there) or None
         else:
-            del there[run.starting_step :]  # of these the server has not heard
+            del there[run.starting_step :]  # the server has not heard of these
         self.logged = frozenset(there)
         rows = read_metrics(folder / METRICS_FILE) if logs else []
         for row in rows:
@@ -119,28 +124,28 @@ class ResumableWandbLogger(WandbLogger):
 
 @rank_zero_only
 def go_offline_if_necessary() -> str | None:
-    """Let W&B write to the run's folder alone unless its server awaits the run; if so, return why."""
+    """Let W&B write only to the run's folder if its server does not expect the run, and return why."""
     here = str(Path(__file__).parents[1])
     settings = wandb.Settings(
-        git_root=here,  # it would look for the commit in the run's folder
+        git_root=here,  # otherwise it looks for the commit in the run's folder
         finish_timeout=UPLOAD_SECONDS,
-        x_transaction_log_flush_interval=1,  # seconds of what a kill can lose
+        x_transaction_log_flush_interval=1,  # seconds that a kill can lose
     )
     mode = wandb.setup(settings).settings.mode
     try:
-        # without prompt=False it would ask on a terminal; it waits 10 s for the server to answer
+        # without prompt=False it asks on a terminal; it waits 10 s for the server
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
             return None
         reason = "as its settings say" if mode == "offline" else "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    # silent: what W&B would say in many lines is said in one
+    # silent: one line of ours says what W&B would say in many
     wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
     return reason
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a ``metrics.csv``, each without its empty columns; none if there is no file."""
+    """Return the complete rows of a ``metrics.csv`` without their empty columns; none if there is no file."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -149,7 +154,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def read_wandb(log: Path) -> Iterator[Event]:
-    """Yield what was logged, in its order, from the transaction log of W&B, which a kill may have cut off."""
+    """Yield what was logged, in order, from a transaction log of W&B, which a kill may have cut off."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if item := json.loads(line).get("history", {}).get("item"):

@@ -1,0 +1,162 @@
+"""Pictures of what a model has learned, epoch after epoch."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from callbacks.media import media_folder, publish
+from datamodules.folder import spread_out
+from images.drawing import COLUMNS, film_strip, grid, latent_map, save_png
+from modes import evaluating
+from system.signals import Interrupted
+
+MAP_IMAGES = 300
+MAP_BATCH = 64  # of these at a time; all at once would take more memory than training does
+
+
+class EpochPicture(Callback, ABC):
+    """A picture after an epoch's validation: ``media/<name>/epoch_0000.png`` and so on.
+
+    Drawing must neither change the model nor use the global random state.
+
+    Args:
+        every_n_epochs: between two pictures; the last of ``max_epochs`` always has one.
+
+    Raises:
+        ValueError: if ``every_n_epochs`` is not positive.
+    """
+
+    name: str
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}, needs 1 or more.")
+        self.every_n_epochs = every_n_epochs
+
+    @abstractmethod
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        """Return the picture, of any size."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.media = media_folder(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        if due and trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
+            path = self.media / self.name / f"epoch_{epoch:04d}.png"
+            publish(self.picture(trainer, pl_module), path, trainer, self.name)
+
+
+class EpochImages(EpochPicture):
+    """A grid of images after an epoch, and after the run a film strip with a row of each grid: ``media/<name>.png``."""
+
+    num_rows: int
+    film_row: int  # the row of each grid that the film strip shows
+    fixed_rows: ClassVar[dict[int, str]] = {}  # rows that are the same in all grids, and what they show
+
+    @abstractmethod
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        """Return (num_rows * columns, 3, H, W) in [0, 1]."""
+
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        images = self.draw(trainer, pl_module)
+        return grid(images, len(images) // self.num_rows)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        grids = sorted((self.media / self.name).glob("epoch_*.png"))
+        if trainer.is_global_zero and grids:
+            film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows)
+            publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted) and trainer.current_epoch > 0:
+            self.on_fit_end(trainer, pl_module)
+
+
+class LogReconstructions(EpochImages):
+    """The same validation images every epoch, evenly spaced through the set, and below them their reconstructions."""
+
+    name = "reconstructions"
+    num_rows = 2
+    film_row = 1
+    fixed_rows: ClassVar = {0: "original"}
+
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        images = validation_images(trainer)
+        return torch.cat([images, pl_module.reconstruct(images)])
+
+
+class LogColorizations(EpochImages):
+    """The same validation images every epoch, evenly spaced through the set: lightness, colorized, original."""
+
+    name = "colorizations"
+    num_rows = 3
+    film_row = 1
+    fixed_rows: ClassVar = {0: "lightness", 2: "original"}
+
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        images = validation_images(trainer)
+        lightness, chroma = pl_module.split(images)
+        return torch.cat([pl_module.join(lightness, torch.zeros_like(chroma)), pl_module.colorize(images), images])
+
+
+class LogSamples(EpochImages):
+    """New images, decoded from the same noise after every epoch.
+
+    On the left latents are drawn from the prior, on the right from the mixture, if :class:`callbacks.FitSamplers` fits
+    one.
+    """
+
+    name = "samples"
+    num_rows = 4
+    film_row = 0
+
+    def draw(self, trainer: Trainer, pl_module: Any) -> Tensor:
+        num_images = self.num_rows * COLUMNS
+        prior = pl_module.sample(num_images, seed=0)
+        if pl_module.codes is None:
+            return prior
+        gap = torch.ones_like(prior[: self.num_rows])
+        halves = [prior, gap, pl_module.sample(num_images, seed=0, sampler="mixture")]
+        return torch.cat([half.unflatten(0, (self.num_rows, -1)) for half in halves], dim=1).flatten(0, 1)
+
+
+class LogLatentMap(EpochPicture):
+    """A map of the latent space: the same validation images every epoch, placed where their codes lie."""
+
+    name = "latent_map"
+
+    def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
+        images = validation_images(trainer, MAP_IMAGES)
+        with evaluating(pl_module):
+            codes = [pl_module.encode(some)[0] for some in images.split(MAP_BATCH)]
+        return latent_map(images, torch.cat(codes))
+
+
+class SavePredictions(Callback):
+    """In ``predict``, every image beside what the model makes of it: ``media/predictions/batch_0000.png`` and so on."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.media = media_folder(trainer)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        path = self.media / "predictions" / f"batch_{batch_idx:04d}_rank_{trainer.global_rank}.png"
+        save_png(grid(torch.cat([batch, outputs], dim=-1), COLUMNS // 2), path)
+
+
+def validation_images(trainer: Trainer, number: int = COLUMNS) -> Tensor:
+    """Return up to ``number`` validation images on the device, evenly spaced through the set."""
+    return trainer.strategy.batch_to_device(spread_out(trainer.val_dataloaders.dataset, number))  # type: ignore[union-attr]

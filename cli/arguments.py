@@ -1,0 +1,23 @@
+"""Types for argparse: what they raise is the message that the user reads."""
+
+from argparse import ArgumentTypeError
+
+
+def positive(text: str) -> int:
+    return at_least(1, text)
+
+
+def seed(text: str) -> int:
+    return at_least(0, text)
+
+
+def at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise ArgumentTypeError(f"needs to be a whole number, {least} or more, not {text}")
+    if number >= 2**63:
+        raise ArgumentTypeError(f"needs to be less than 2**63, not {text}")  # what PyTorch can hold
+    return number

@@ -1,0 +1,38 @@
+"""The nearest right name for a wrong one."""
+
+import difflib
+import pkgutil
+import sys
+import textwrap
+from collections.abc import Collection
+
+HELPERS = {"help", "print_config", "print_shtab"}  # options that set no key
+
+
+def nearest_key(key: str, known: Collection[str]) -> str:
+    """The nearest known key, sought level by level; or one that ends like it; or everything that could stand there."""
+    elsewhere = [name for name in known if name.endswith(f".{key}")]
+    path = ""
+    for part in key.split("."):
+        level = {name.removeprefix(path).partition(".")[0] for name in known if name.startswith(path)}
+        close = difflib.get_close_matches(part, level, n=1)
+        if level and not close:
+            choices = textwrap.shorten(", ".join(sorted(level - HELPERS)), 100, placeholder=" ...")
+            return f"did you mean {min(elsewhere, key=len)}?" if elsewhere else f"known are {choices}"
+        path += f"{close[0] if level else part}."
+    return f"did you mean {path[:-1]}?"
+
+
+def nearest_class(class_path: str) -> str:
+    """A class in its module, if that could be imported, or else a module of a similar name; nothing is imported."""
+    module, rest = class_path.rpartition(".")[0], class_path.partition(".")[2]
+    if module in sys.modules:
+        classes = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+        return did_you_mean(class_path, [f"{module}.{name}" for name in classes])
+    return did_you_mean(class_path, [f"{found.name}.{rest}" for found in pkgutil.iter_modules()])
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A question to append to a message; empty if nothing is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close and close[0] != name else ""

@@ -1,0 +1,36 @@
+"""What Lightning says that helps nobody, kept quiet."""
+
+import logging
+import warnings
+
+WARNINGS = (
+    "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
+    "Precision bf16-mixed is not supported by the model summary",  # it counts float32, which the weights are
+    "The dirpath has changed",  # a run that was copied elsewhere keeps the best of its own epochs from then on
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the data goes on from there, too
+    "The .* does not have many workers",  # a store needs none
+    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own
+    "Metric `Kernel Inception Distance` will save all extracted features",  # a few MB
+    "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
+)
+MESSAGES = (
+    "litlogger",  # an advertisement, as is the next
+    "litmodels",
+    "TPU available",
+    "Using bfloat16 Automatic Mixed Precision",  # the config says so
+    "`Trainer.fit` stopped",  # the last lines say more
+    "Restored all states from the checkpoint",
+    "Restoring states from the checkpoint path",
+)
+
+
+def quiet_lightning() -> None:
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    for name in ("rank_zero", "seed", "migration.utils"):
+        logging.getLogger(f"lightning.pytorch.utilities.{name}").addFilter(_helps)
+    logging.getLogger("lightning.fabric.utilities.seed").addFilter(lambda record: False)  # the config has the seed
+
+
+def _helps(record: logging.LogRecord) -> bool:
+    return not any(said in record.getMessage() for said in MESSAGES)

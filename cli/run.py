@@ -1,0 +1,202 @@
+"""A run: its folder, the mode of W&B, its agreement with the checkpoint that it goes on from, and its last words."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch._dynamo.exc import BackendCompilerFailed
+
+from callbacks.progress import ProgressBar
+from cli.parser import StrictParser
+from resuming.checkpoints import TO_GO_ON, read_checkpoint
+from resuming.lightning_internals import leave_config_alone
+from resuming.loggers import go_offline_if_necessary
+from system.errors import PigmentError
+from system.hardware import computes_bfloat16
+
+DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Store the resolved config, with defaults and overrides, in the run's folder and in W&B."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({"config": self.config.as_dict()})
+
+
+class PigmentCLI(LightningCLI):
+    """Lightning's command line, where every run has a folder of its own.
+
+    ``trainer.default_root_dir`` of the config holds all runs; each run's Trainer gets a folder in it as its own.
+
+    Attributes:
+        run_folder: ``<trainer.default_root_dir>/<run id>``.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self.resumed_run: str | None = None  # the id of the run that a checkpoint belongs to
+        self.offline_because: str | None = None
+        super().__init__(
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},  # when a run is resumed
+            auto_configure_optimizers=False,  # otherwise --optimizer silently replaces the model's own
+            parser_class=StrictParser,
+            parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in self.subcommands()},
+            args=args,
+        )
+
+    _parse_ckpt_path = leave_config_alone
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.size", "model.init_args.image_size")
+        parser.add_argument("--compile", type=bool, default=False, help="compile the networks with torch.compile")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self._find_checkpoint(config)
+        if config.ckpt_path:
+            self._agree_with_checkpoint(config)
+        run_id = self.resumed_run or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
+        if not config.trainer.fast_dev_run:
+            self._prepare_loggers(config, run_id)
+        if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
+            rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
+            config.trainer.precision = "32-true"
+        config.weights_only = True  # otherwise a checkpoint may hold a program
+        if self.subcommand == "predict":
+            config.return_predictions = False  # all would stay in memory; a callback draws them
+
+    def _find_checkpoint(self, config: Namespace) -> None:
+        """Replace ``last`` by the newest run's checkpoint; without any, a fit begins a new run."""
+        if config.ckpt_path is None and self.subcommand != "fit":
+            self.parser.error("--ckpt_path is missing: the file of a checkpoint, or last for the newest run's")
+        if config.ckpt_path == "last":
+            saved = Path(config.trainer.default_root_dir or "").glob("*/checkpoints/last.ckpt")
+            newest = max(saved, key=os.path.getmtime, default=None)
+            config.ckpt_path = newest and str(newest)
+            nothing = f"no run in '{config.trainer.default_root_dir}' has a last.ckpt"
+            if newest is None and self.subcommand != "fit":
+                self.parser.error(nothing)
+            if newest is None:
+                rank_zero_info(f"Resuming: {nothing}, so a new one begins.")
+
+    def _agree_with_checkpoint(self, config: Namespace) -> None:
+        """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""
+        checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
+        if self.subcommand == "fit" and "run_id" in checkpoint:
+            self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not lead elsewhere
+        config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
+        remedy = f" Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
+        given = {**config.model.init_args, "_class_path": config.model.class_path}
+        for name, value in checkpoint["hyper_parameters"].items():
+            if name in given and given[name] != value:
+                name, here = name.replace("_class_path", "model"), given[name]
+                self.parser.error(f"{name} is {value} in '{config.ckpt_path}', but {here} in the config.{remedy}")
+
+    def _prepare_loggers(self, config: Namespace, run_id: str) -> None:
+        """Let all loggers write to the run's folder."""
+        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        for logger in loggers:
+            if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.run_folder)
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+                self._prepare_wandb(logger.init_args, run_id, is_demo=config.get("data.init_args.root", "") is None)
+
+    def _prepare_wandb(self, wandb_args: Namespace, run_id: str, is_demo: bool) -> None:
+        # absolute, because W&B's service process stays in the folder where it was started
+        wandb_args.save_dir = str(self.run_folder.absolute())
+        wandb_args.version = run_id
+        wandb_args.job_type = self.subcommand
+        wandb_args.resume = "allow"
+        # a run that repeats this one from its config must inherit neither the tag nor the mode
+        wandb_args.tags = [*(tag for tag in wandb_args.tags or [] if tag != "demo"), *(["demo"] if is_demo else [])]
+        if wandb_args.mode in (None, "online"):
+            self.offline_because, wandb_args.mode = go_offline_if_necessary(), None
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # constructors check what the config says; jsonargparse wraps what they raise
+            self.parser.error(str(error.__cause__ or error))
+        except MisconfigurationException as error:
+            trainer = self.config[self.subcommand].trainer
+            self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
+        if self.subcommand == "fit":
+            self.config.fit.ckpt_path = None  # the saved config describes the run, not where it went on
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
+            self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
+        if isinstance(trainer.accelerator, CUDAAccelerator):
+            torch.set_float32_matmul_precision("high")  # TF32, which PyTorch allows cuDNN's convolutions anyway
+        # not in defaults.yaml, where a progress bar would forbid trainer.enable_progress_bar: false
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [ProgressBar() if type(one) is TQDMProgressBar else one for one in callbacks]
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        if self.config[self.subcommand].compile:
+            for child in self.model.children():
+                if any(True for _ in child.parameters()):  # a network, not a metric
+                    child.compile()
+        if self.offline_because:
+            upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
+            rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")
+
+    @rank_zero_only
+    def say_where_everything_is(self) -> None:
+        lines = {"Run": str(self.run_folder)}
+        if self.subcommand == "fit":
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+                    lines["Best"] = callback.best_model_path
+            if (last := self.run_folder / "checkpoints" / "last.ckpt").exists():
+                lines["Last"] = str(last)
+        if (self.run_folder / "media").exists():
+            lines["Pictures"] = str(self.run_folder / "media")
+        if wandb.run and not wandb.run.disabled:
+            lines["W&B"] = wandb.run.url or f"wandb sync {self.run_folder}/wandb/offline-run-*"
+        print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
+
+    after_fit = after_validate = after_test = after_predict = say_where_everything_is
+
+
+@contextmanager
+def in_plain_words() -> Iterator[None]:
+    """Turn the errors of others that a user can do something about into a PigmentError."""
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise PigmentError(f"cannot compile: {error.inner_exception}. Fix that, or set compile to false.") from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise PigmentError("the checkpoint's weights are not those of this model, though its settings are") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise PigmentError(
+            f"{error}. The last checkpoint is whole; make room, and go on with --ckpt_path last."
+        ) from error

@@ -1,0 +1,75 @@
+"""Pictures made of many images: grids, pairs, film strips and maps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from system.atomic import writing
+
+COLUMNS = 8
+MARGIN = 2  # pixels of white around each image
+MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels, of a map and of each image on it
+FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whatever the name's suffix; a folder that is missing is created."""
+    with writing(path) as file:
+        image.save(file, "PNG")
+
+
+def grid(images: Tensor, columns: int) -> Image.Image:
+    """Lay images (B, 3, H, W) in [0, 1] out in rows, as 8-bit RGB."""
+    return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
+
+
+def pairs(above: Tensor, below: Tensor) -> Image.Image:
+    """Lay images (B, 3, H, W) in [0, 1] out in rows, each one's partner right below it."""
+    columns = min(COLUMNS, len(above))
+    blanks = above.new_ones(-len(above) % columns, *above.shape[1:])
+    rows = [torch.cat([images, blanks]).unflatten(0, (-1, columns)) for images in (above, below)]
+    return grid(torch.stack(rows, dim=1).flatten(0, 2), columns)
+
+
+def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
+    """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
+    codes = codes.cpu() - codes.cpu().mean(dim=0)
+    components = torch.linalg.svd(codes, full_matrices=False).Vh[:2]
+    components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()  # which is arbitrary
+    places = codes @ components.T
+    places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
+    margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
+    places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # both to one scale
+    canvas = Image.new("RGB", (MAP_SIZE, MAP_SIZE), "white")
+    for image, (x, y) in zip(images.cpu(), places.tolist(), strict=True):
+        canvas.paste(to_pil_image(image).resize((MAP_THUMBNAIL, MAP_THUMBNAIL)), (round(x), round(y)))
+    return canvas
+
+
+def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: Mapping[int, str]) -> Image.Image:
+    """Stack one row of each grid between the fixed rows, with its epoch beside it (the number in the file's name)."""
+    frames = torch.linspace(0, len(grids) - 1, min(FILM_EPOCHS, len(grids))).round().long().tolist()
+    lines = [
+        *((grids[0], row, label) for row, label in fixed_rows.items() if row < film_row),
+        *((grids[frame], film_row, f"epoch\n{int(grids[frame].stem.removeprefix('epoch_'))}") for frame in frames),
+        *((grids[0], row, label) for row, label in fixed_rows.items() if row > film_row),
+    ]
+    with Image.open(grids[0]) as first:
+        width, row_height = first.width, (first.height - MARGIN) // num_rows
+    font = ImageFont.load_default(max(10, row_height // 6))
+    label_width = int(max(font.getlength(f"  {word}") for *_, label in lines for word in label.split()))
+    strip = Image.new("RGB", (label_width + width, len(lines) * row_height + MARGIN), "white")
+    pen = ImageDraw.Draw(strip)
+    for line, (path, row, label) in enumerate(lines):
+        with Image.open(path) as image:
+            shown = image.crop((0, row * row_height, width, (row + 1) * row_height))
+        strip.paste(shown, (label_width, line * row_height))
+        middle = (label_width // 2, line * row_height + row_height // 2)
+        pen.text(middle, label, fill="black", font=font, anchor="mm", align="center")
+    return strip

@@ -1,0 +1,28 @@
+"""Two ways to compute: without training, and in exact float32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Use a module in eval mode and without gradients; afterwards it is in the mode that it was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+@contextmanager
+def exact_float32(device_type: str) -> Iterator[None]:
+    """Compute in true float32: no autocast, and no TF32 in cuDNN."""
+    cudnn = torch.backends.cudnn
+    as_set = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with torch.autocast(device_type, enabled=False), cudnn.flags(**as_set, allow_tf32=False):
+        yield

@@ -1,0 +1,119 @@
+"""Checkpoints: written whole, and loaded without running anything that a file says."""
+
+import inspect
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from colorization import DeepColorizer, ResNetColorizer, ShallowColorizer
+from datamodules import FruitsDataModule, PaintingsDataModule
+from datamodules.folder import FolderDataModule
+from system.atomic import writing
+from system.errors import PigmentError
+from system.hardware import best_device
+from vae import ConvVAE
+
+# closed lists: a class that only a file names is never imported
+MODELS: tuple[type[LightningModule], ...] = (ShallowColorizer, DeepColorizer, ResNetColorizer, ConvVAE)
+DATA_MODULES: dict[str, type[FolderDataModule]] = {
+    f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
+}
+TO_USE = ("state_dict", "hyper_parameters")
+TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
+Model = TypeVar("Model", bound=LightningModule)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint whole or not at all, see :func:`system.atomic.writing`.
+
+    Raises:
+        PigmentError: if it cannot be written, for example because the disk is full.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with writing(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
+    """Read a checkpoint on the CPU; its tensors are mapped from the file.
+
+    Args:
+        needed: the keys that it must have.
+        verify: check every byte against the file's checksums, which takes a while for a large one.
+
+    Raises:
+        PigmentError: if it is not there, damaged, or not a checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        is_whole = set(needed) <= checkpoint.keys() and not (verify and zipfile.ZipFile(path).testzip())
+    except FileNotFoundError:
+        raise PigmentError(f"there is no checkpoint '{path}'") from None
+    except Exception:  # files of other kinds raise all sorts of errors
+        is_whole = False
+    if not is_whole:
+        others = sorted(str(other) for other in Path(path).parent.glob("*.ckpt") if other != Path(path))
+        beside = ", ".join(others) or "none"
+        raise PigmentError(f"'{path}' is not a whole checkpoint of this program. Other checkpoints beside it: {beside}")
+    return checkpoint
+
+
+def load_model(
+    path: str | Path, family: type[Model], device: torch.device | None = None
+) -> tuple[Model, dict[str, Any]]:
+    """Rebuild the model of a checkpoint from the tensors and settings in it, and return both.
+
+    Args:
+        family: a class in MODELS, or one that they inherit from.
+        device: by default the GPU if there is one.
+
+    Raises:
+        PigmentError: if the file is not the checkpoint of such a model.
+    """
+    checkpoint = read_checkpoint(path)
+    for kind in MODELS:
+        if issubclass(kind, family):
+            try:
+                return _rebuild(kind, checkpoint).to(device or best_device()), checkpoint
+            except Exception:  # another kind's settings or weights raise all sorts of errors
+                continue
+    raise PigmentError(f"'{path}' is not the checkpoint of a {family.__name__}, or it is from another version")
+
+
+def _rebuild(kind: type[Model], checkpoint: dict[str, Any]) -> Model:
+    settings = checkpoint["hyper_parameters"]
+    saved_class = settings.get("_class_path", "")  # only train.py stores it; otherwise settings and weights must fit
+    if saved_class and saved_class.rpartition(".")[2] != kind.__name__:
+        raise ValueError(f"a {saved_class}")
+    model = kind(**_known(kind, settings))
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model
+
+
+def data_of(checkpoint: dict[str, Any], **changes: Any) -> FolderDataModule:
+    """Return the data that a checkpoint's run was trained on, with some settings changed.
+
+    Raises:
+        PigmentError: if the checkpoint does not say, and ``changes`` has no ``root`` either; or if a setting is wrong.
+    """
+    settings = checkpoint.get("datamodule_hyper_parameters", {})
+    kind = DATA_MODULES.get(settings.get("_class_path", ""))
+    if kind is None and "root" not in changes:
+        raise PigmentError("the checkpoint does not say what it was trained on; name the folder of the images: --root")
+    kind = kind or FruitsDataModule
+    try:
+        return kind(**_known(kind, {**settings, "on_device": False, **changes}))
+    except ValueError as error:
+        raise PigmentError(str(error)) from error
+
+
+def _known(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a class takes; an older version may have taken more."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(kind).parameters}
