@@ -1,0 +1,171 @@
+"""What README.md and docs/*.md promise. Blocks marked bash are run here, in the order of their page; text is not."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from colorization.__main__ import main as colorize
+from study.__main__ import make_parser
+from study.training import plan
+from tests.world import CONFIGS, tiny
+from train import main
+from vae.__main__ import main as play
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DRY_RUNS = {"make fit": "train.py fit --config configs/vae.yaml", "make test": "pytest"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    return "".join(blocks(page, "bash")).splitlines()
+
+
+def newest_run(family: str) -> str:
+    """Find what a reader would put in place of ``runs/<run id>``."""
+    saved = sorted(Path("runs").rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+    runs = [path.parents[1] for path in saved]
+    return str([run for run in runs if f"class_path: {family}." in (run / "config.yaml").read_text()][-1])
+
+
+def train_in_small(arguments: list[str], fruits: Path, paintings: Path) -> None:
+    config = Path(arguments[arguments.index("--config") + 1])
+    stage, *small = tiny(arguments[0], paintings if config.parent.name == "colorization" else fruits, config=config)
+    briefly = ["--trainer.max_epochs=1"] if stage == "fit" else []
+    main([*arguments, *(option for option in small if option.partition("=")[0] not in arguments), *briefly])
+
+
+def colorize_pictures(arguments: list[str]) -> None:
+    assert arguments[:3] == ["old.jpg", "scans/", "more/*.tif"]
+    for name in ("old.jpg", "scans/in/1.jpg", "more/2.tif"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (30, 20), 99).save(name)
+    assert colorize(arguments) == 0
+    out = Path(arguments[arguments.index("--out") + 1])
+    written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
+    assert written == {"old.jpg", "in/1.jpg", "2.tif"}
+
+
+def play_with_vae(arguments: list[str]) -> None:
+    for name in ("apple.jpg", "pear.jpg"):
+        Image.new("RGB", (30, 20), "red").save(name)
+    assert play(arguments) == 0
+    assert Path(arguments[arguments.index("--out") + 1]).is_file()
+
+
+def plan_study(arguments: list[str]) -> None:
+    """Look at what would be done, which takes too long to do."""
+    options, more = make_parser().parse_known_args(arguments)
+    assert options.out == Path("runs/study")
+    if options.command == "run":
+        assert [task.run.seed for task in plan(options, more)] == [0] * 9 + [1] * 9
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, fruits: Path, paintings: Path) -> None:
+    Path("configs").symlink_to(ROOT / "configs")
+    for command in commands(page):
+        named = command.replace("/path/to/fruits-360", str(fruits)).replace("/path/to/paintings", str(paintings))
+        if "runs/<run id>" in named:
+            named = named.replace("runs/<run id>", newest_run("colorization" if "-m colorization" in named else "vae"))
+        match shlex.split(named):
+            case ["make", _]:
+                done = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, check=True)
+                assert DRY_RUNS[command] in done.stdout
+            case ["python", "train.py", *arguments]:
+                train_in_small(arguments, fruits, paintings)
+            case ["python", "-m", "colorization", *arguments]:
+                colorize_pictures(arguments)
+            case ["python", "-m", "vae", *arguments]:
+                play_with_vae(arguments)
+            case ["python", "-m", "study", *arguments]:
+                plan_study(arguments)
+            case _:
+                pytest.fail(f"nothing here runs {command!r}")
+    for code in blocks(page, "python"):
+        names: dict[str, torch.Tensor] = {}
+        exec(code.replace("runs/<run id>", newest_run("vae")), names)
+        assert names["fruits"].shape == names["again"].shape == (8, 3, 16, 16)
+
+
+def test_their_commands_are_all_found() -> None:
+    programs = [" ".join(command.split()[:3]) for page in PAGES for command in commands(page)]
+    assert programs.count("python -m vae") == 6
+    assert programs.count("python -m colorization") == 1
+    assert sum(program.startswith("python train.py") for program in programs) >= 11
+    assert sum(len(blocks(page, "python")) for page in PAGES) == 1
+
+
+def test_the_tenth_model_trains(paintings: Path) -> None:
+    (config,) = blocks(ROOT / "docs" / "study.md", "yaml")
+    Path("10_deep_sgd.yaml").write_text(config)
+    run = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=Path("10_deep_sgd.yaml")))
+    assert (run.run_folder / "media" / "colorizations.png").is_file()
+
+
+def test_the_table_of_colorizers_is_what_their_configs_say() -> None:
+    lines = [line for line in README.read_text().splitlines() if re.match(r"\| `\d_", line)]
+    assert len(lines) == 9
+    nets = {"A": "Shallow", "B": "Deep", "C": "ResNet"}
+    for line in lines:
+        name, net, loss, optimizer, lr, epochs = (
+            re.sub("[*`]", "", cell).strip() for cell in line.strip("|").split("|")
+        )
+        config = yaml.safe_load((CONFIGS / "colorization" / name).read_text())
+        assert config["model"]["class_path"] == f"colorization.{nets[net[0]]}Colorizer"
+        expected = {"loss": loss.lower(), "optimizer": optimizer.lower(), "lr": float(lr)}
+        assert config["model"]["init_args"].items() >= expected.items()
+        assert config["trainer"]["max_epochs"] == int(epochs)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub makes of a page's headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere_and_readme_leads_to_all_pages() -> None:
+    linked = set()
+    for page in PAGES:
+        for path, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file(), f"{page.name}: {path}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {path}#{anchor}"
+            linked |= {target} if page == README else set()
+    assert linked >= set(PAGES) - {README}
+
+
+def test_the_map_of_the_code_is_whole_and_names_what_is_there() -> None:
+    (tree,) = (block for block in blocks(README, "text") if "the entry point" in block)
+    places = set()
+    folder = ROOT
+    for line in tree.splitlines():
+        place, said = re.fullmatch(r"(\S*) +(.+)", line).groups()
+        if place:
+            places.add(place.rstrip("/"))
+            folder = ROOT / place
+            assert folder.exists(), place
+        for name in re.findall(r"[\w/]+(?:\.py|\.yaml|/)(?!\w)", said):
+            assert (folder / name).exists(), f"{place}{name}"
+    assert places >= {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
+
+
+def test_files_named_in_the_text_are_there() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml))`", page.read_text()):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_readme_stays_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
