@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from callbacks.media import media_folder, publish
@@ -45,19 +45,29 @@ class LogCurves(Callback):
 def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value)."""
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
-    terms = [term for term in terms if f"val/{term}" in history]
-    # an error that is the loss needs no second panel
-    terms = [term for term in terms if term == "loss" or history[f"train/{term}"] != history.get("train/loss")]
+    terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]
     columns, rows = min(3, len(terms)), math.ceil(len(terms) / 3)
-    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained", dpi=100)
+    width, height = 5 * columns, 4 * rows
+    figure = Figure(figsize=(width, height), dpi=100)
+    # in inches; Matplotlib's own layouts draw everything twice
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.25, hspace=0.3)
     for place, term in enumerate(terms, start=1):
         axes = figure.add_subplot(rows, columns, place)
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
         axes.set(title=term, xlabel="epoch", yscale="log")  # on a linear axis the first epoch would flatten all others
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        low, high = axes.get_ylim()
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
+        axes.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+        axes.xaxis.set(major_locator=MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.axes[0].legend()
     png = BytesIO()
     figure.savefig(png)
     return Image.open(png)
+
+
+def _has_news(history: dict[str, list[tuple[int, float]]], term: str) -> bool:
+    """Whether a term is neither a constant nor the loss itself by another name."""
+    values = {value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]}
+    return len(values) > 1 and history[f"train/{term}"] != history.get("train/loss")

@@ -27,7 +27,8 @@ def nearest_class(class_path: str) -> str:
     """A class in its module, if that could be imported, or else a module of a similar name; nothing is imported."""
     module, rest = class_path.rpartition(".")[0], class_path.partition(".")[2]
     if module in sys.modules:
-        classes = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, type)]
+        names = vars(sys.modules[module]).items()
+        classes = getattr(sys.modules[module], "__all__", None) or [name for name, it in names if isinstance(it, type)]
         return did_you_mean(class_path, [f"{module}.{name}" for name in classes])
     return did_you_mean(class_path, [f"{found.name}.{rest}" for found in pkgutil.iter_modules()])
 

@@ -5,7 +5,6 @@ import warnings
 
 WARNINGS = (
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
-    "Precision bf16-mixed is not supported by the model summary",  # it counts float32, which the weights are
     "The dirpath has changed",  # a run that was copied elsewhere keeps the best of its own epochs from then on
     "You're resuming from a checkpoint that ended before the epoch ended",  # the data goes on from there, too
     "The .* does not have many workers",  # a store needs none
@@ -16,6 +15,7 @@ WARNINGS = (
 MESSAGES = (
     "litlogger",  # an advertisement, as is the next
     "litmodels",
+    "GPU available",  # a line of ours says what is used
     "TPU available",
     "Using bfloat16 Automatic Mixed Precision",  # the config says so
     "`Trainer.fit` stopped",  # the last lines say more

@@ -161,6 +161,11 @@ class PigmentCLI(LightningCLI):
             for child in self.model.children():
                 if any(True for _ in child.parameters()):  # a network, not a metric
                     child.compile()
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        where = f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}"
+        rank_zero_info(
+            f"Model: {type(self.model).__name__}, {num_parameters:,} parameters, {self.trainer.precision} on {where}"
+        )
         if self.offline_because:
             upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
             rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")

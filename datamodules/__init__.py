@@ -1,4 +1,16 @@
-from datamodules.fruits import FruitsDataModule
-from datamodules.paintings import PaintingsDataModule
+"""The data sets. Each is imported when it is first asked for: Lightning takes seconds that ``cache`` should not cost."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.fruits import FruitsDataModule
+    from datamodules.paintings import PaintingsDataModule
 
 __all__ = ["FruitsDataModule", "PaintingsDataModule"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'datamodules' has no attribute '{name}'")
+    return getattr(import_module(f"datamodules.{name.removesuffix('DataModule').lower()}"), name)

@@ -136,12 +136,10 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         before, now = self.batches_of_checkpoint or {}, self.state_dict()
-        changed = [
-            f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value
-        ]
+        changed = [f"{key} {before.get(key)}, now {now[key]}" for key in now if now[key] != before.get(key)]
         if self.beginning[1] and changed:
             raise PigmentError(
-                f"this checkpoint was saved mid-epoch with {', '.join(changed)}. Use the same again, or start a new run."
+                f"this checkpoint was saved mid-epoch with {', '.join(changed)}. Use the same, or start a new run."
             )
         images = self.images("train")
         self.order = Order(images, *self._processes(), self.seed, self.batch_size, self.flip, self.beginning)

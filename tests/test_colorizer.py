@@ -154,7 +154,7 @@ def test_validation_logs_all_metrics_in_float32_whatever_the_precision(paintings
         colorized = run.model.colorize(images)
     lab, true_lab = rgb_to_lab(colorized), rgb_to_lab(images)
     expected = {
-        "psnr": -10 * (colorized - images).square().mean().log10(),
+        "psnr": -10 * (colorized - images).square().mean(dim=(1, 2, 3)).log10().mean(),
         "ssim": structural_similarity_index_measure(colorized, images, data_range=1.0),
         "ciede2000": ciede2000(lab, true_lab).mean(),
         "colorfulness_difference": (colorfulness(colorized) - colorfulness(images)).mean(),
@@ -185,7 +185,7 @@ def test_every_table_has_both_baselines(paintings: Path) -> None:
                 "mse": (baseline - chroma).square().mean(),
                 "mae": (baseline - chroma).abs().mean(),
                 "ciede2000": ciede2000(rgb_to_lab(image), rgb_to_lab(val)).mean(),
-                "psnr": -10 * (image - val).square().mean().log10(),
+                "psnr": -10 * (image - val).square().mean(dim=(1, 2, 3)).log10().mean(),
             }
             got = {metric: again[f"{stage}/{name}_{metric}"].item() for metric in expected}
             assert got == pytest.approx({metric: value.item() for metric, value in expected.items()}, rel=1e-3)
@@ -244,7 +244,7 @@ def test_a_first_batch_without_color_spoils_no_metric() -> None:
     ]
     names = [name for name in tables[0] if "gray" in name]
     assert {name: tables[0][name] for name in names} == pytest.approx({name: tables[1][name] for name in names})
-    assert tables[0]["val/gray_psnr"] < 30
+    assert 30 < tables[0]["val/gray_psnr"] < 50  # half of the images are copied exactly, which counts as 58.9
 
 
 def test_a_size_that_is_no_multiple_of_the_networks_stride_trains(paintings: Path) -> None:

@@ -41,5 +41,7 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     assert two.size == (2 * one.width, one.height)
     same = draw_curves({"train/loss": falling, "val/loss": rising, "train/mse": falling, "val/mse": rising})
     assert same.size == one.size  # an error that is the loss itself needs no second one
+    flat = draw_curves({"train/loss": falling, "val/loss": rising, "train/sigma": [(0, 1.0)], "val/sigma": [(0, 1.0)]})
+    assert flat.size == one.size  # nor does a constant
     colors = {tuple(color) for color in np.asarray(one.convert("RGB")).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines

@@ -15,6 +15,8 @@ from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
 from tests.world import read_wandb, tiny
 
+pytestmark = pytest.mark.usefixtures("wandb_offline")
+
 
 def test_a_new_name_makes_a_new_column_and_keeps_the_rows(tmp_path: Path) -> None:
     logger = ResumableCSVLogger(str(tmp_path / "run"))

@@ -137,9 +137,8 @@ STOPS = (  # one after the other, all in one run
     ],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
-    config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, more: list[str], fruits: Path, paintings: Path
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     root = paintings if config == COLORIZER else fruits
     arguments = tiny("fit", root, "--trainer.max_epochs=3", *more, config=config)
     assert run(arguments) == 0
@@ -155,9 +154,8 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     ids=["calibrated-bf16-workers", "colorizer"],
 )
 def test_two_processes_that_are_stopped_end_as_if_they_were_not(
-    config: Path, more: list[str], fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, more: list[str], fruits: Path, paintings: Path
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     root = paintings if config == COLORIZER else fruits
     arguments = tiny("fit", root, "--data.init_args.batch_size=2", *more, config=config)
     assert run_two(arguments) == 0
@@ -202,8 +200,7 @@ def test_within_an_epoch_it_is_saved_by_steps_or_minutes(when: str, step: int, f
     assert torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
 
 
-def test_the_best_checkpoint_goes_on_as_well(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_the_best_checkpoint_goes_on_as_well(paintings: Path) -> None:
     assert run(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER)) == 0
     best = only("runs") / "checkpoints" / "best-epoch000.ckpt"
     assert run(tiny("fit", paintings, f"--ckpt_path={best}", config=COLORIZER)) == 0
@@ -211,8 +208,7 @@ def test_the_best_checkpoint_goes_on_as_well(paintings: Path, monkeypatch: pytes
     assert metrics(only("runs")) == metrics(only("whole"))
 
 
-def test_a_rewound_run_logs_anew(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_a_rewound_run_logs_anew(paintings: Path) -> None:
     assert run(tiny("fit", paintings, config=COLORIZER)) == 0
     first, best = metrics(only("runs")), next(only("runs").glob("checkpoints/best*.ckpt"))
     checkpoint = torch.load(best, weights_only=True)
@@ -247,7 +243,7 @@ def test_within_an_epoch_other_batches_are_refused(more: str, fruits: Path, capf
     assert run(tiny("fit", fruits, more, "--ckpt_path=last")) == 2
     name, value = more.removeprefix("--data.init_args.").split("=")
     saved = {"batch_size": 4, "seed": 0}[name]
-    said = f"error: this checkpoint was saved mid-epoch with {name} {saved}, now {value}. Use the same again, or"
+    said = f"error: this checkpoint was saved mid-epoch with {name} {saved}, now {value}. Use the same, or"
     assert said in capfd.readouterr().err
 
 
@@ -295,6 +291,7 @@ def kill_at_random(arguments: list[str], when: random.Random, kills: int) -> int
     return kills
 
 
+@pytest.mark.usefixtures("wandb_offline")
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_were_not(seed: int, fruits: Path) -> None:
     arguments = tiny("fit", fruits, "--trainer.max_epochs=6")

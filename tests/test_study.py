@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from markupsafe import escape
 from PIL import Image
@@ -51,7 +52,6 @@ def stop_once_it_has_learned(run: Run) -> None:
 def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     paintings: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(training, "POLL", 0.1)
     monkeypatch.setattr(training, "visible_devices", lambda: [{}, {}])  # two at a time
@@ -107,7 +107,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         live_in(folder, world)
         train_models(write_paintings(folder / "paintings"), write_fruits(folder / "fruits"))
         Path("study/wandb").mkdir()  # what an earlier page left
+        world.setenv("WANDB_MODE", "offline")
+        wandb.teardown()  # which forgets the mode that it has seen first
         assert main(["page", "--out=study"]) == 0
+        wandb.teardown()
     return folder / "study"
 
 

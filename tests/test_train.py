@@ -24,6 +24,8 @@ from tests.world import CONFIGS, read_wandb, tiny
 from train import main
 from vae import ConvVAE
 
+pytestmark = pytest.mark.usefixtures("wandb_offline")
+
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as lines:

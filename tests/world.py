@@ -18,11 +18,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin a test, or what several share: in a folder of its own, offline, in one thread, from one random state."""
+    """Begin a test, or what several share: in its own folder, without W&B, in one thread, from one random state."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_SILENT", "true")
     torch.set_num_threads(1)
     torch.manual_seed(0)
