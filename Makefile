@@ -27,8 +27,8 @@ lock:
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header \
 		--output-file requirements.lock
 
-# The sizes are for Linux; systems without CUDA need less. If pip fails, all it said is shown. It is held in memory
-# because a full disk is one reason to fail.
+# The sizes are for Linux; systems without CUDA need less. If pip fails, its whole output is shown. It is kept in
+# memory because a full disk is one reason to fail.
 .venv/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Pigment needs Python 3.11 or newer. Say where it is: make PYTHON=/path/to/python3.11" >&2; exit 2; }

@@ -9,14 +9,14 @@ from torchmetrics import Metric
 
 
 class EpochMean(Metric):
-    """Mean over the images of an epoch, in all processes; unlike torchmetrics' own it never waits for the device."""
+    """Mean over the images of an epoch, in all processes; unlike torchmetrics' own, it never waits for the device."""
 
     total: Tensor
     num_images: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "num_images"):  # as bfloat16, should that be the default, a count would stop at 256
+        for name in ("total", "num_images"):  # with bfloat16 as the default, a count would stop at 256
             self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, num_images: int | Tensor) -> None:
@@ -28,7 +28,7 @@ class EpochMean(Metric):
 
 
 class LogsMeans(LightningModule):
-    """A LightningModule that logs means over all images of an epoch, and now and then the loss of a training step.
+    """A LightningModule that logs means over all images of an epoch, and every so often a training step's loss.
 
     A subclass with hooks of the same names calls these.
 
@@ -45,20 +45,20 @@ class LogsMeans(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer: Any = self.trainer
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # Lightning would drop it in other steps
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # at other steps Lightning would drop it
             self.log("train/loss_step", outputs["loss"] * trainer.accumulate_grad_batches)
 
-    def log_means(self, values: dict[str, Tensor], num_images: int) -> None:
+    def log_means(self, prefix: str, values: dict[str, Tensor], num_images: int) -> None:
         """Add means over a batch's images to the means of the epoch."""
         for name, value in values.items():
-            self.add_to_mean(name, value.detach() * num_images, num_images)
+            self.add_to_mean(f"{prefix}{name}", value.detach() * num_images, num_images)
 
     def add_to_mean(self, name: str, total: Tensor, num_images: int | Tensor) -> None:
         """Add a sum over a number of images to the mean of the epoch."""
         if name not in self.means:
             self.means[name] = EpochMean().to(self.device)
         mean = cast(EpochMean, self.means[name])
-        if not mean.update_called:  # once an epoch: each call takes Lightning 0.3 ms, on a CPU
+        if not mean.update_called:  # once an epoch: each call costs 0.3 ms on a CPU
             is_loss = name.endswith("/loss")
             self.log(name, mean, on_epoch=True, on_step=False, prog_bar=is_loss, metric_attribute=f"means.{name}")
         mean.update(total, num_images)

@@ -1,4 +1,4 @@
-"""Two ways to compute: without training, and in exact float32."""
+"""Two ways to compute: in evaluation, without gradients, and in exact float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Use a module in eval mode and without gradients; afterwards it is in the mode that it was in."""
+    """Use a module in eval mode and without gradients, then restore its mode."""
     was_training = module.training
     module.eval()
     try:

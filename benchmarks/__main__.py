@@ -1,4 +1,4 @@
-"""How fast this machine trains, next to the bare arithmetic and to a notebook: python -m benchmarks"""
+"""How fast this machine trains, compared with the bare arithmetic and a notebook: python -m benchmarks"""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from benchmarks.systems import DEVICE, SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
-BUILT, MANY = 10_000, 100_000  # files from which a store is built, and among which one is found again
+BUILT, MANY = 10_000, 100_000  # files in a folder to build a store from, and in a large one to find again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
 WORKERS = ("threads", "processes")  # decode images: threads wait for Python's lock, processes must start first
 Figures = dict[str, float]
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]:
-    """Add to the results, each from a process of its own that writes below ``scratch``; yields after each round."""
+    """Add results, each from its own process that writes below ``scratch``; yield after each round."""
     one_thread = {"OMP_NUM_THREADS": "1"}
 
     def fit(name: str, *options: str, **environment: str) -> Figures:
@@ -110,7 +110,7 @@ def seconds(*args: str) -> Figures:
 
 
 def multiply(files: list[Path], root: Path, number: int) -> Path:
-    """Write ``number`` images, no two with the same bytes, to stand for as many real ones."""
+    """Write ``number`` images, no two with the same bytes, to stand in for real ones."""
     root.mkdir(parents=True)
     contents = [path.read_bytes() for path in files[:1000]]
     for index in range(number):
@@ -130,7 +130,7 @@ def machine() -> dict[str, str]:
 
 
 def table(machine: dict[str, str], results: Results) -> str:
-    """Set out the medians, each with the lowest and highest value."""
+    """Tabulate the medians, each with the lowest and highest value."""
     lines = ["  ".join(f"{what}: {value}" for what, value in machine.items()), ""]
     medians: dict[str, Figures] = {}
     for name, repetitions in results.items():

@@ -1,4 +1,4 @@
-"""Images decoded and resized on all cores, and nothing else: python -m benchmarks.decoding FOLDER SIZE processes"""
+"""Only decodes and resizes images, on all cores: python -m benchmarks.decoding FOLDER SIZE processes"""
 
 import sys
 import time

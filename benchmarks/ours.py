@@ -14,7 +14,7 @@ STARTED = time.perf_counter()  # after all imports
 
 
 class Stopwatch(Callback):
-    """Times steps, each from its start to the next one's, and also the start-up before and the epoch's end after."""
+    """Times steps, each from its start to the next one's, plus the start-up before and the end of the epoch after."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:

@@ -1,4 +1,4 @@
-"""A folder's store of images, opened: it is built or found. python -m benchmarks.stores FOLDER SIZE"""
+"""Opens a folder's image store, which is built or found: python -m benchmarks.stores FOLDER SIZE"""
 
 import resource
 import sys
@@ -15,7 +15,7 @@ def main(folder: str, size: str) -> None:
     start = time.perf_counter()
     store = open_store(Path(folder), int(size), layout=None)
     seconds = time.perf_counter() - start
-    worker_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # it shares much with this process
+    worker_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # much of it shared with this process
     say(images_per_second=len(store.pixels) / seconds, seconds=seconds, worker_mb=worker_mb)
 
 

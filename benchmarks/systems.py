@@ -27,7 +27,7 @@ class System(NamedTuple):
     config: str  # size and batch_size are its settings
     size: int
     batch_size: int
-    num_steps: int  # measured ones: 5 to 10 s on two cores, and no more than an epoch has
+    num_steps: int  # measured ones: 5 to 10 s on two cores, and no more than in an epoch
     files: Callable[[], list[Path]]  # the training images
 
 
@@ -73,7 +73,7 @@ def make(name: str) -> Colorizing | VAE:
 
 
 def images_per_second(name: str, step: Callable[[], object]) -> float:
-    """Time ``num_steps`` calls after a few that warm up."""
+    """Time ``num_steps`` calls after a few warm-up calls."""
     for _ in range(WARM_UP):
         step()
     synchronize()

@@ -32,7 +32,7 @@ class LogCurves(Callback):
 
     def _record(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():  # the other stage's last values are there too
-            if name.startswith(stage) and not name.endswith("_step"):  # only the last batch's
+            if name.startswith(stage) and not name.endswith("_step"):  # that is only the last batch's
                 self.history.setdefault(name, []).append((trainer.current_epoch, value.item()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,6 +68,6 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
 
 
 def _has_news(history: dict[str, list[tuple[int, float]]], term: str) -> bool:
-    """Whether a term is neither a constant nor the loss itself by another name."""
+    """Whether a term is neither a constant nor the loss itself under another name."""
     values = {value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]}
     return len(values) > 1 and history[f"train/{term}"] != history.get("train/loss")

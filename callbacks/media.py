@@ -10,12 +10,12 @@ from images.drawing import save_png
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the run's folder. Every process must ask, as they agree on that of the first."""
+    """Return the run's folder, the first process's. A collective call: make it in every process."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def media_folder(trainer: Trainer) -> Path:
-    """Return the folder of the run's pictures. Every process must ask."""
+    """Return the folder of the run's pictures. A collective call: make it in every process."""
     return run_folder(trainer) / "media"
 
 

@@ -19,7 +19,7 @@ class NotFiniteError(PigmentError):
     """The loss or a gradient is not finite; the message says which, for which images, and what was saved.
 
     Args:
-        rank: of the process. All stop; as the launcher kills the first one 5 s after another fails, only it fails.
+        rank: of the process. Only the first one fails: the launcher would kill it 5 s after any other did.
     """
 
     def __init__(self, message: str, rank: int) -> None:

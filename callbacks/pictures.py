@@ -15,7 +15,7 @@ from modes import evaluating
 from system.signals import Interrupted
 
 MAP_IMAGES = 300
-MAP_BATCH = 64  # of these at a time; all at once would take more memory than training does
+MAP_BATCH = 64  # images at a time; all at once would take more memory than training does
 
 
 class EpochPicture(Callback, ABC):
@@ -24,7 +24,7 @@ class EpochPicture(Callback, ABC):
     Drawing must neither change the model nor use the global random state.
 
     Args:
-        every_n_epochs: between two pictures; the last of ``max_epochs`` always has one.
+        every_n_epochs: epochs from one picture to the next; the last of ``max_epochs`` always gets one.
 
     Raises:
         ValueError: if ``every_n_epochs`` is not positive.
@@ -34,7 +34,7 @@ class EpochPicture(Callback, ABC):
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
-            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}, needs 1 or more.")
+            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}, must be 1 or more.")
         self.every_n_epochs = every_n_epochs
 
     @abstractmethod
@@ -108,8 +108,8 @@ class LogColorizations(EpochImages):
 class LogSamples(EpochImages):
     """New images, decoded from the same noise after every epoch.
 
-    On the left latents are drawn from the prior, on the right from the mixture, if :class:`callbacks.FitSamplers` fits
-    one.
+    Latents on the left are drawn from the prior, and on the right from the mixture, if :class:`callbacks.FitSamplers`
+    fits one.
     """
 
     name = "samples"
@@ -139,7 +139,7 @@ class LogLatentMap(EpochPicture):
 
 
 class SavePredictions(Callback):
-    """In ``predict``, every image beside what the model makes of it: ``media/predictions/batch_0000.png`` and so on."""
+    """In ``predict``, every image beside the model's result: ``media/predictions/batch_0000_rank_0.png`` and so on."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.media = media_folder(trainer)

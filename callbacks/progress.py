@@ -14,8 +14,8 @@ SECONDS = 0.5  # between two drawings
 class ProgressBar(TQDMProgressBar):
     """Lightning's, drawn after the first and last step of an epoch, and in between at most twice a second.
 
-    Drawn after every step it takes 1.3 ms of each on a CPU, half of that in W&B, which captures the output. It shows
-    the last step's loss; Lightning's ``prog_bar=True`` would wait for the device after every step.
+    Drawing after every step takes 1.3 ms per step on a CPU, half of that in W&B, which captures the output. The bar
+    shows the last step's loss; Lightning's ``prog_bar=True`` would wait for the device after every step.
     """
 
     loss: Tensor | None = None  # the last step's
@@ -28,7 +28,7 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_start(trainer, *args)
-        self.on_train_epoch_start(trainer)  # a run that goes on within an epoch gets no other
+        self.on_train_epoch_start(trainer)  # a run resumed mid-epoch gets no other call
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)

@@ -12,24 +12,24 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from datamodules.folder import Images
+from datamodules.folder import Images, evenly_spaced
 from vae.codes import Sampler
 from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
 
-BATCH = 256  # images that are encoded or drawn at a time
-MAX_FITTED = 10_000  # images after the last epoch; while fitted, a code of 2,048 latents takes 32 KB of memory
+BATCH = 256  # images encoded or drawn at a time
+MAX_FITTED = 10_000  # images after the last epoch; while fitting, a code of 2,048 latents takes 32 KB of memory
 KID_SUBSET = 1000  # images, as in torchmetrics
 
 
 class FitSamplers(Callback):
     """Let a VAE fit its samplers to training images whenever validation starts, so that every checkpoint has them.
 
-    Unlike the callbacks that watch, it gives the model something. That happens before any picture is drawn, in whatever
-    order callbacks are listed; training does not use it.
+    Unlike callbacks that only watch, it adds something to the model. That happens before any picture is drawn, whatever
+    order the callbacks are listed in; training does not use it.
 
     Args:
-        num_images: evenly spaced through the training set, the same ones every time; after the last of ``max_epochs``
-            10,000 if that is more. ``python -m vae fit`` takes all, and serves runs that end otherwise.
+        num_images: evenly spaced through the training set, the same ones every time; after the last of ``max_epochs``,
+            10,000 if that is more. ``python -m vae fit`` takes all, and also serves runs that end early.
 
     Raises:
         ValueError: if there are fewer than two.
@@ -37,7 +37,7 @@ class FitSamplers(Callback):
 
     def __init__(self, num_images: int = 2048) -> None:
         if num_images < 2:
-            raise ValueError(f"FitSamplers: num_images is {num_images}, needs 2 or more.")
+            raise ValueError(f"FitSamplers: num_images is {num_images}, must be 2 or more.")
         self.num_images = num_images
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -65,14 +65,14 @@ class MeasureSamples(Callback):
 
     Raises:
         ValueError: if there are fewer than two samples.
-        PigmentError: when a test starts, if the features cannot be had.
+        PigmentError: when a test starts, if the features cannot be loaded.
     """
 
     def __init__(
         self, num_samples: int = 1000, features: Literal["pixels", "inception"] | nn.Module = "pixels"
     ) -> None:
         if num_samples < 2:
-            raise ValueError(f"MeasureSamples: num_samples is {num_samples}, needs 2 or more.")
+            raise ValueError(f"MeasureSamples: num_samples is {num_samples}, must be 2 or more.")
         self.num_samples, self.features = num_samples, features
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -103,7 +103,7 @@ class MeasureSamples(Callback):
         training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
             quality = sample_quality(training, min(num_real, self.num_samples)).to(pl_module.device)
-            for part in real.split(BATCH):  # all distances to the training images at once might not fit into memory
+            for part in real.split(BATCH):  # all distances to the training images at once might not fit in memory
                 quality.update(part, real=True)
             num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
             for number, start in enumerate(range(0, num_samples, BATCH)):
@@ -120,7 +120,7 @@ class MeasureSamples(Callback):
 
 
 class Features(nn.Identity):
-    """Let torchmetrics take features as images."""
+    """Let torchmetrics accept features in place of images."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
 
     Args:
         training: (N, F), the training images' features.
-        num_compared: how many real images or samples there are, whichever are fewer.
+        num_compared: the number of real images or of samples, whichever is smaller.
     """
     features = Features(training.shape[1])
     measures: dict[str, Metric | MetricCollection] = {
@@ -146,5 +146,5 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
 
 def batches(trainer: Trainer, images: Images, num_images: int) -> Iterator[Tensor]:
     """Yield a number of images, evenly spaced through a set, as batches on the device."""
-    for indices in torch.linspace(0, len(images) - 1, num_images).long().split(BATCH):
+    for indices in evenly_spaced(images, num_images).split(BATCH):
         yield trainer.strategy.batch_to_device(images.__getitems__(indices.tolist()))

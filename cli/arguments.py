@@ -17,7 +17,7 @@ def at_least(least: int, text: str) -> int:
     except ValueError:
         number = least - 1
     if number < least:
-        raise ArgumentTypeError(f"needs to be a whole number, {least} or more, not {text}")
+        raise ArgumentTypeError(f"must be a whole number, {least} or more, not {text}")
     if number >= 2**63:
-        raise ArgumentTypeError(f"needs to be less than 2**63, not {text}")  # what PyTorch can hold
+        raise ArgumentTypeError(f"must be less than 2**63, not {text}")  # what PyTorch can hold
     return number

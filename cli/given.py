@@ -1,4 +1,4 @@
-"""What the user gave, in config files and on the command line: every key, its value, and where it stands."""
+"""What the user gave, in config files and on the command line: every key, its value, and where it was given."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ COMMAND_LINE = "on the command line"
 
 
 class Given(NamedTuple):
-    """A key with its value as written, or None if the value is further keys, and its place."""
+    """A key, its value as written, or None if that is further keys, and its place."""
 
     key: str
     value: str | None

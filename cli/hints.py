@@ -10,7 +10,7 @@ HELPERS = {"help", "print_config", "print_shtab"}  # options that set no key
 
 
 def nearest_key(key: str, known: Collection[str]) -> str:
-    """The nearest known key, sought level by level; or one that ends like it; or everything that could stand there."""
+    """The nearest known key, searched level by level; else one with the same ending; else all that could be there."""
     elsewhere = [name for name in known if name.endswith(f".{key}")]
     path = ""
     for part in key.split("."):
@@ -18,13 +18,13 @@ def nearest_key(key: str, known: Collection[str]) -> str:
         close = difflib.get_close_matches(part, level, n=1)
         if level and not close:
             choices = textwrap.shorten(", ".join(sorted(level - HELPERS)), 100, placeholder=" ...")
-            return f"did you mean {min(elsewhere, key=len)}?" if elsewhere else f"known are {choices}"
+            return f"did you mean {min(elsewhere, key=len)}?" if elsewhere else f"choose from {choices}"
         path += f"{close[0] if level else part}."
     return f"did you mean {path[:-1]}?"
 
 
 def nearest_class(class_path: str) -> str:
-    """A class in its module, if that could be imported, or else a module of a similar name; nothing is imported."""
+    """The nearest class in its module, if that was imported, or else a module with a similar name; imports nothing."""
     module, rest = class_path.rpartition(".")[0], class_path.partition(".")[2]
     if module in sys.modules:
         names = vars(sys.modules[module]).items()

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from cli.given import Given, Mistake, read_config, read_option
 from cli.hints import HELPERS, nearest_class, nearest_key
 
-# what is read from jsonargparse's messages, because its exceptions do not hold it
+# what jsonargparse says only in its messages, not in its exceptions' attributes
 KEY = 'Parser key "'
 CLASS = re.compile(r"Problem with given class_path '(.+?)':\s*(.+)")
 VALUE = re.compile(r"Import path (\S+) does not|(?:Got|Given) value: (.*)")
@@ -57,7 +57,7 @@ class StrictParser(LightningArgumentParser):
         for target, source in self.links.items():
             values = [given.value for given in self.given if short(given.key) == short(target)]
             if values and target in config and source in config and values[-1] != str(config[source]):
-                self.error(f"{target}: is always {source}, here {config[source]}; set that instead")
+                self.error(f"{target}: always equals {source}, here {config[source]}; set that instead")
         return config
 
     def parse_object(
@@ -104,7 +104,7 @@ class StrictParser(LightningArgumentParser):
                 self.error(f"{key}: expected keys below it, got {value or 'nothing'}")
 
     def _read(self, args: Sequence[str]) -> Iterator[Given]:
-        """Everything that this parser was given; of two values for a key, the later one wins."""
+        """Everything that this parser was given; if a key has two values, the later one wins."""
         for path in self.default_config_files:
             yield from read_config(path)
         actions = [action for action in self._actions if isinstance(action, ActionConfigFile)]
@@ -118,7 +118,7 @@ class StrictParser(LightningArgumentParser):
                 yield from read_option(option[2:].rstrip("+"), value)
 
     def _in_one_line(self, message: str) -> str:
-        """``key: what is wrong``, from the many lines of jsonargparse; if their wording is new, the first one."""
+        """``key: what is wrong``, from jsonargparse's many lines; if their wording is new, the first line."""
         if "arguments are required: " in message:
             return f"{message.rpartition(': ')[2]}: must be given; is --config missing?"
         if KEY not in message:
@@ -154,7 +154,7 @@ def short(key: str) -> str:
 
 
 def spelled(kind: Any) -> list[str]:
-    """A type as the words for what a user can write: ["int", "null"], ["'mse'", "'mae'"]."""
+    """Put a type in words that a user can write: ["int", "null"], ["'mse'", "'mae'"]."""
     if get_origin(kind) is Literal:
         return [repr(choice) for choice in get_args(kind)]
     if get_origin(kind) in (Union, UnionType):

@@ -1,4 +1,4 @@
-"""What Lightning says that helps nobody, kept quiet."""
+"""Silences what Lightning says that helps nobody."""
 
 import logging
 import warnings
@@ -6,16 +6,16 @@ import warnings
 WARNINGS = (
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
     "The dirpath has changed",  # a run that was copied elsewhere keeps the best of its own epochs from then on
-    "You're resuming from a checkpoint that ended before the epoch ended",  # the data goes on from there, too
+    "You're resuming from a checkpoint that ended before the epoch ended",  # so does the data
     "The .* does not have many workers",  # a store needs none
-    "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own
+    "Checkpoint directory .* exists and is not empty",  # a resumed run continues in its own
     "Metric `Kernel Inception Distance` will save all extracted features",  # a few MB
     "The number of training batches .* is smaller than the logging interval",  # epoch means are logged all the same
 )
 MESSAGES = (
     "litlogger",  # an advertisement, as is the next
     "litmodels",
-    "GPU available",  # a line of ours says what is used
+    "GPU available",  # our own line says what is used
     "TPU available",
     "Using bfloat16 Automatic Mixed Precision",  # the config says so
     "`Trainer.fit` stopped",  # the last lines say more

@@ -1,4 +1,4 @@
-"""A run: its folder, the mode of W&B, its agreement with the checkpoint that it goes on from, and its last words."""
+"""A run: its folder, W&B's mode, its agreement with the checkpoint it resumes from, and its closing lines."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Store the resolved config, with defaults and overrides, in the run's folder and in W&B."""
+    """Give W&B the resolved config, with defaults and overrides; Lightning itself writes it to the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -43,9 +43,9 @@ class SaveConfig(SaveConfigCallback):
 
 
 class PigmentCLI(LightningCLI):
-    """Lightning's command line, where every run has a folder of its own.
+    """Lightning's command line, where every run has its own folder.
 
-    ``trainer.default_root_dir`` of the config holds all runs; each run's Trainer gets a folder in it as its own.
+    The config's ``trainer.default_root_dir`` holds all runs; each run's Trainer gets a folder in it.
 
     Attributes:
         run_folder: ``<trainer.default_root_dir>/<run id>``.
@@ -67,7 +67,7 @@ class PigmentCLI(LightningCLI):
     _parse_ckpt_path = leave_config_alone
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a staticmethod there
-        """Return only the subcommand that is asked for: the parser of each takes 0.1 s to build."""
+        """Return only the subcommand that is asked for: each one's parser takes 0.1 s to build."""
         known = LightningCLI.subcommands()
         return {name: skipped for name, skipped in known.items() if name in self.asked_for} or known
 
@@ -85,16 +85,16 @@ class PigmentCLI(LightningCLI):
         if not config.trainer.fast_dev_run:
             self._prepare_loggers(config, run_id)
         if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
-            rank_zero_info("This hardware only emulates bfloat16, slower than float32: precision is 32-true instead.")
+            rank_zero_info("This hardware only emulates bfloat16, which is slower: precision is 32-true instead.")
             config.trainer.precision = "32-true"
-        config.weights_only = True  # otherwise a checkpoint may hold a program
+        config.weights_only = True  # otherwise a checkpoint could run code
         if self.subcommand == "predict":
             config.return_predictions = False  # all would stay in memory; a callback draws them
 
     def _find_checkpoint(self, config: Namespace) -> None:
-        """Replace ``last`` by the newest run's checkpoint; without any, a fit begins a new run."""
+        """Replace ``last`` with the newest run's checkpoint; if there is none, a fit starts a new run."""
         if config.ckpt_path is None and self.subcommand != "fit":
-            self.parser.error("--ckpt_path is missing: the file of a checkpoint, or last for the newest run's")
+            self.parser.error("--ckpt_path is missing: give a checkpoint file, or last for the newest run's")
         if config.ckpt_path == "last":
             saved = Path(config.trainer.default_root_dir or "").glob("*/checkpoints/last.ckpt")
             newest = max(saved, key=os.path.getmtime, default=None)
@@ -109,7 +109,7 @@ class PigmentCLI(LightningCLI):
         """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""
         checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
         if self.subcommand == "fit" and "run_id" in checkpoint:
-            self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not lead elsewhere
+            self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
         config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
         remedy = f" Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
         given = {**config.model.init_args, "_class_path": config.model.class_path}
@@ -147,7 +147,7 @@ class PigmentCLI(LightningCLI):
             trainer = self.config[self.subcommand].trainer
             self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
         if self.subcommand == "fit":
-            self.config.fit.ckpt_path = None  # the saved config describes the run, not where it went on
+            self.config.fit.ckpt_path = None  # the saved config describes the run, not where it resumed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
@@ -197,7 +197,7 @@ class PigmentCLI(LightningCLI):
 
 @contextmanager
 def in_plain_words() -> Iterator[None]:
-    """Turn the errors of others that a user can do something about into a PigmentError."""
+    """Turn other libraries' errors that a user can do something about into a PigmentError."""
     try:
         yield
     except BackendCompilerFailed as error:
@@ -205,10 +205,10 @@ def in_plain_words() -> Iterator[None]:
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        raise PigmentError("the checkpoint's weights are not those of this model, though its settings are") from error
+        raise PigmentError("the checkpoint's settings match, but its weights are not those of this model") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise PigmentError(
-            f"{error}. The last checkpoint is whole; make room, and go on with --ckpt_path last."
+            f"{error}. The last checkpoint is whole; free some space, then resume with --ckpt_path last."
         ) from error

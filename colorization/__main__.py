@@ -14,11 +14,10 @@ from resuming.checkpoints import load_model
 from system.errors import PigmentError
 
 DESCRIPTION = """\
-Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness in
-full resolution. Orientation, transparency, bit depth, name and format stay; anything but JPEG, PNG, WebP, BMP and TIFF
-becomes
-a PNG. Images may have up to 178 megapixels. Results are sRGB: color profiles are neither applied nor kept."""
-EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if nothing could begin"
+Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
+full resolution. Orientation, transparency, bit depth, name and format stay; formats other than JPEG, PNG, WebP, BMP and
+TIFF become PNG. Images may have up to 178 megapixels. Results are sRGB: color profiles are neither applied nor kept."""
+EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def plan(paths: Sequence[str], out: Path) -> dict[Path, Path]:
-    """Find the images, and where the result of each goes: below ``out``, as the image lies below the given folder.
+    """Find the images and the path of each result: the same below ``out`` as the image's below the given folder.
 
     Raises:
         PigmentError: if there is nothing to do, or a result would replace an image or another result.
@@ -68,7 +67,7 @@ def plan(paths: Sequence[str], out: Path) -> dict[Path, Path]:
             raise PigmentError(f"the result of '{image}' would replace the image '{output}'; choose another --out")
         other = sources.setdefault(output, image)
         if os.path.realpath(other) != os.path.realpath(image):
-            raise PigmentError(f"'{other}' and '{image}' would both become '{output}'; colorize them apart")
+            raise PigmentError(f"'{other}' and '{image}' would both become '{output}'; colorize them separately")
     return outputs
 
 

@@ -1,7 +1,7 @@
-"""sRGB to CIE Lab (D65) and back, in float32 whatever the precision, with finite gradients everywhere.
+"""sRGB to CIE Lab (D65) and back, always in float32, with finite gradients everywhere.
 
-kornia converts: within 6e-5 of scikit-image, and as fast as our own formulas were (some 1,000 images of 128 px a second
-on one CPU core).
+kornia does the conversion: within 6e-5 of scikit-image, and as fast as our own formulas were (some 1,000 images of
+128 px a second on one CPU core).
 """
 
 import torch
@@ -31,7 +31,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
         lab = torch.cat([lab[:, :1].clamp(0, LAB_SCALE[0]), lab[:, 1:]], dim=1).float()
         rgb = color.lab_to_rgb(lab, clip=False)
         outside = ~_in_gamut(rgb)
-        if outside.any():  # usually few; only these are converted again
+        if outside.any():  # usually few pixels; only these are converted again
             colors = _reduce_chroma(lab.movedim(1, -1)[outside].T[None, :, None])
             rgb = rgb.movedim(1, -1).index_put((outside,), color.lab_to_rgb(colors)[0, :, 0].T).movedim(-1, 1)
         return rgb.clamp(0, 1)

@@ -23,7 +23,7 @@ OptimizerName = Literal["rmsprop", "adam", "sgd"]
 LossName = Literal["mse", "mae"]
 OPTIMIZERS: dict[OptimizerName, Callable[..., Optimizer]] = {
     # as in Keras, where these networks come from: with PyTorch's alpha of 0.99 the first step is ten times the learning
-    # rate instead of three, which on paintings saturated the deep network's tanh for good, for 3 seeds of 3
+    # rate instead of three, which on paintings saturated the deep network's tanh for good, in 3 seeds out of 3
     "rmsprop": partial(RMSprop, alpha=0.9, eps=1e-7),
     "adam": Adam,
     "sgd": SGD,
@@ -52,7 +52,7 @@ class Colorizer(LogsMeans):
         ValueError: if ``lr`` is not positive, or a name is unknown.
     """
 
-    lab_scale: Tensor  # (3, 1, 1); in the checkpoint, which stays right should LAB_SCALE ever change
+    lab_scale: Tensor  # (3, 1, 1); in the checkpoint, so old ones stay right if LAB_SCALE changes
     num_trained: Tensor  # images in all steps
     mean_chroma: Tensor  # (2, 1, 1), over all these images
 
@@ -63,7 +63,7 @@ class Colorizer(LogsMeans):
         check_choice("model.init_args.optimizer", optimizer, OptimizerName)
         check_choice("model.init_args.loss", loss, LossName)
         if not lr > 0:
-            raise ValueError(f"model.init_args.lr is {lr}, needs over 0.")
+            raise ValueError(f"model.init_args.lr is {lr}, must be over 0.")
         self.save_hyperparameters(ignore="net")
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
         self.optimizer, self.lr, self.loss = optimizer, lr, loss
@@ -88,7 +88,7 @@ class Colorizer(LogsMeans):
         if any(margin):
             lightness = F.pad(lightness, margin, mode="replicate")
         chroma = self.net(lightness)[..., :height, :width]
-        # in the layout of Lab, as errors across two layouts take twice as long
+        # in Lab's memory layout, as errors across two layouts take twice as long
         return chroma.float(memory_format=torch.contiguous_format)
 
     def colorize(self, images: Tensor) -> Tensor:
@@ -100,7 +100,9 @@ class Colorizer(LogsMeans):
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
-        return self._log_errors("train/", self(lightness), chroma)
+        errors = self._errors(self(lightness), chroma)
+        self.log_means("train/", errors, len(images))
+        return errors["loss"]
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
         self._evaluate("val/", images)
@@ -124,7 +126,7 @@ class Colorizer(LogsMeans):
         self.image_size = int(checkpoint.get("image_size", kept))
 
     def _describe_training(self, chroma: Tensor) -> None:
-        """Keep for the checkpoint what the baseline and colorizing need to know of the training images."""
+        """Record what the baseline and colorizing need to know about the training images."""
         self.image_size = min(chroma.shape[2:])
         num_images = len(chroma) * self.trainer.world_size  # each process has a batch of the same size
         self.num_trained += num_images
@@ -133,31 +135,30 @@ class Colorizer(LogsMeans):
 
     def _evaluate(self, prefix: str, images: Tensor) -> None:
         lightness, chroma = self.split(images)
-        self._log_quality(prefix, self(lightness), lightness, chroma, images)
+        candidates = {"": self(lightness)}
         if self.trainer.state.fn is not TrainerFn.FITTING:
-            gray, mean_ab = torch.zeros_like(chroma), self.mean_chroma.expand_as(chroma)
-            for baseline, its_chroma in zip(BASELINES, (gray, mean_ab), strict=True):
-                self._log_quality(f"{prefix}{baseline}_", its_chroma, lightness, chroma, images)
+            candidates |= {"gray_": torch.zeros_like(chroma), "mean_ab_": self.mean_chroma.expand_as(chroma)}
+        for name, candidate in candidates.items():
+            measured = self._errors(candidate, chroma) | self._quality(self.join(lightness, candidate), images)
+            self.log_means(f"{prefix}{name}", measured, len(images))
 
-    def _log_quality(self, prefix: str, predicted: Tensor, lightness: Tensor, chroma: Tensor, images: Tensor) -> None:
-        self._log_errors(prefix, predicted, chroma)
-        colored = self.join(lightness, predicted)
+    def _errors(self, predicted: Tensor, chroma: Tensor) -> dict[str, Tensor]:
+        """Return both errors of a batch, and ``loss``: the one that is minimized."""
+        errors: dict[str, Tensor] = {
+            name: error(predicted if name == self.loss else predicted.detach(), chroma)
+            for name, error in ERRORS.items()
+        }
+        return {**errors, "loss": errors[self.loss]}
+
+    def _quality(self, colored: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Return how close and how vivid RGB images (B, 3, H, W) in [0, 1] are, averaged over the batch."""
         quality = {
             "psnr": psnr(colored, images),
             "ssim": ssim(colored, images),
             "ciede2000": ciede2000(rgb_to_lab(colored), rgb_to_lab(images)).mean(dim=(1, 2)),
             "colorfulness_difference": colorfulness(colored) - colorfulness(images),  # negative if paler
         }
-        self.log_means({f"{prefix}{name}": values.mean() for name, values in quality.items()}, len(images))
-
-    def _log_errors(self, prefix: str, predicted: Tensor, chroma: Tensor) -> Tensor:
-        errors: dict[str, Tensor] = {
-            name: error(predicted if name == self.loss else predicted.detach(), chroma)
-            for name, error in ERRORS.items()
-        }
-        errors["loss"] = errors[self.loss]
-        self.log_means({f"{prefix}{name}": value for name, value in errors.items()}, len(chroma))
-        return errors["loss"]
+        return {name: values.mean() for name, values in quality.items()}
 
 
 class ShallowColorizer(Colorizer):
@@ -178,11 +179,11 @@ class ResNetColorizer(Colorizer):
     """Model 7 of the report.
 
     Args:
-        weights: which the encoder starts a new fit with, named as in torchvision; None draws them at random. Before
-            that fit they are random in any case.
+        weights: torchvision's name for the weights that the encoder starts a new fit with; None draws them at random.
+            Before that fit they are always random.
 
     Raises:
-        PigmentError: when such a fit starts, if the weights cannot be had.
+        PigmentError: when such a fit starts, if the weights cannot be loaded.
     """
 
     net: ResNetNet

@@ -1,4 +1,4 @@
-"""How different colors look."""
+"""How different two colors look."""
 
 import math
 

@@ -1,6 +1,6 @@
 """The three networks, layer by layer: from lightness (B, 1, H, W) in [0, 1] to a and b (B, 2, H, W) in [-1, 1].
 
-Heights and widths are multiples of a network's ``stride``, the factor by which its features are smaller.
+Heights and widths are multiples of a network's ``stride``, the factor by which it shrinks its features.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
-from system.errors import PigmentError
+from system.errors import PigmentError, reason
 
 
 class ShallowNet(nn.Sequential):
@@ -107,7 +107,7 @@ MEAN_GRAY = MEAN.mean().item()
 
 
 def make_encoder(resnet: ResNet) -> nn.ModuleList:
-    """Return the stages of a ResNet18, of which the first takes lightness (B, 1, H, W) less ``MEAN_GRAY``."""
+    """Return a ResNet18's stages; the first takes lightness (B, 1, H, W) minus ``MEAN_GRAY``."""
     return nn.ModuleList(
         [
             nn.Sequential(adapt_to_lightness(resnet.conv1), resnet.bn1, resnet.relu),  # (B, 64, H/2, W/2)
@@ -120,7 +120,7 @@ def make_encoder(resnet: ResNet) -> nn.ModuleList:
 
 
 def adapt_to_lightness(first: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution of lightness less ``MEAN_GRAY`` that equals ``first`` on the same gray, normalized."""
+    """Return a convolution of lightness minus ``MEAN_GRAY`` that equals ``first`` on the same gray, normalized."""
     adapted = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding)  # type: ignore[arg-type]
     kernels = first.weight.detach() / STD
     adapted.weight = nn.Parameter(kernels.sum(dim=1, keepdim=True))
@@ -132,7 +132,7 @@ def load_pretrained_resnet18(weights: str) -> ResNet:
     """Load weights by their name in torchvision, from torch.hub's folder or the network.
 
     Raises:
-        PigmentError: if torchvision has none of this name, or they cannot be downloaded or read.
+        PigmentError: if torchvision has none by that name, or they cannot be downloaded or read.
     """
     if weights not in ResNet18_Weights.__members__:
         known = ", ".join(ResNet18_Weights.__members__)
@@ -142,8 +142,7 @@ def load_pretrained_resnet18(weights: str) -> ResNet:
         return resnet18(weights=weights)
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-        reason = str(error).partition("\n")[0]
         raise PigmentError(
-            f"The pre-trained weights could not be downloaded or read ({reason}). Put {url} at {path}, "
+            f"the pre-trained weights could not be downloaded or read ({reason(error)}). Put {url} at {path}, "
             "or train from scratch: --model.init_args.weights null"
         ) from error

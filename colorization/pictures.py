@@ -1,4 +1,4 @@
-"""Color for pictures of any size, from what a network predicts at its own."""
+"""Color for pictures of any size, predicted at the network's own size."""
 
 import sys
 from pathlib import Path
@@ -14,12 +14,12 @@ from images.files import Pixels, read, write
 from modes import evaluating
 from system.errors import reason
 
-STRIP = 2**18  # pixels in full resolution that are converted at a time; more would not fit into the cache
-LONGEST = 8  # times the model's size: longer sides are scaled to it, or one thin image would fill the memory
+STRIP = 2**18  # full-resolution pixels converted at a time; more would not fit in the cache
+LONGEST = 8  # times the model's size, at most, for a scaled side; without a limit, one thin image could fill the memory
 
 
 def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
-    """Colorize files (input: output). Name each one that fails on stderr, and return their number."""
+    """Colorize files (input: output). Name each failure on stderr, and return how many there were."""
     num_failed = 0
     for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
         try:
@@ -43,7 +43,7 @@ def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:
         rows = max(1, STRIP // width)
         for top in range(0, height, rows):
             strip = pixels[top : top + rows, :, :3]
-            box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # of the small planes
+            box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # in the small planes
             resized = [plane.resize((width, len(strip)), Image.Resampling.BICUBIC, box) for plane in planes]
             chroma = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
             original = np.ascontiguousarray(strip.transpose(2, 0, 1), np.float32) / whole

@@ -1,4 +1,4 @@
-"""The data sets. Each is imported when it is first asked for: Lightning takes seconds that ``cache`` should not cost."""
+"""The data sets. Each is imported when it is first asked for, so that this room's light modules stay light."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

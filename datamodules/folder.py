@@ -24,18 +24,18 @@ from system.errors import PigmentError
 class FolderDataModule(LightningDataModule, ABC):
     """Batches of RGB images (B, 3, size, size) in [0, 1], on the device: what every model here takes.
 
-    A folder in the data set's published layout keeps its two parts, the second of which serves validation and test. Any
+    A folder in the data set's published layout keeps its two parts; the second serves both validation and test. Any
     other folder is split 80 / 10 / 10 by the content of its files.
 
     Args:
         root: folder of the images; ``kaggle:owner/dataset/folder`` fetches it; None draws demo images.
         size: height and width of every image, in pixels: the shorter side is scaled to it, the longer cropped.
         batch_size: images in a batch, on each device; at least 2.
-        num_workers: processes that read ahead; with 0 the training process reads the store itself, which is fast
-        enough. seed: decides, with the epoch, the order of the training images and which are mirrored. flip: mirror
-        about half of the training images, a different half in each epoch. on_device: keep the pixels of all images, 3 *
-        size**2 bytes each, in the device's memory. list_files: name the files that are left out, duplicates or nearly
-        colorless, instead of only counting them.
+        num_workers: processes that read ahead; with 0 the training process reads the store, which is fast enough.
+        seed: decides, with the epoch, the order of the training images and which of them are mirrored.
+        flip: mirror about half of the training images, a different half in each epoch.
+        on_device: keep the pixels of all images, 3 * size**2 bytes each, in the device's memory.
+        list_files: name the files that are left out, duplicates or nearly colorless, instead of only counting them.
 
     Raises:
         ValueError: if a number is too small to work with, or ``root`` is empty.
@@ -64,12 +64,12 @@ class FolderDataModule(LightningDataModule, ABC):
             )
         if batch_size < 2:
             raise ValueError(
-                f"data.init_args.batch_size is {batch_size}, needs 2 or more: BatchNorm cannot normalize one image."
+                f"data.init_args.batch_size is {batch_size}, must be 2 or more: BatchNorm cannot normalize one image."
             )
         if size < 1 or num_workers < 0 or seed < 0:
             raise ValueError(
-                f"data.init_args: size is {size}, needs 1 or more; "
-                f"num_workers is {num_workers} and seed is {seed}, need 0 or more."
+                f"data.init_args: size is {size}, must be 1 or more; "
+                f"num_workers is {num_workers} and seed is {seed}, must be 0 or more."
             )
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
@@ -81,18 +81,18 @@ class FolderDataModule(LightningDataModule, ABC):
     @staticmethod
     @abstractmethod
     def draw_demo() -> Path:
-        """Return the folder of the demo images; on first use they are drawn."""
+        """Return the folder of the demo images, drawn on first use."""
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of the images; on first use they are drawn or fetched, if ``root`` asks for it."""
+        """The folder of the images, drawn or downloaded on first use if ``root`` asks for it."""
         if self.root is None:
             return self.draw_demo()
         return fetch(self.root) if self.root.startswith("kaggle:") else Path(self.root)
 
     @cached_property
     def store(self) -> ImageStore:
-        """The images, opened on first use; the first use of all decodes them."""
+        """The images, opened on first use; the first run to need them decodes them."""
         as_published = all((self.folder / part).is_dir() for part in self.layout)
         return open_store(self.folder, self.size, self.layout if as_published else None)
 
@@ -131,7 +131,7 @@ class FolderDataModule(LightningDataModule, ABC):
         self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
 
     def begin_at(self, epoch: int, batch_idx: int) -> None:
-        """Let training begin with a batch within an epoch, as a run that was stopped there goes on."""
+        """Start training at a batch within an epoch, to resume a run that stopped there."""
         self.beginning = epoch, batch_idx
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -143,7 +143,7 @@ class FolderDataModule(LightningDataModule, ABC):
             )
         images = self.images("train")
         self.order = Order(images, *self._processes(), self.seed, self.batch_size, self.flip, self.beginning)
-        # a last batch of one image is left out, a different image in each epoch
+        # a last batch of one image is skipped, a different image each epoch
         return self._loader(
             images, batch_size=self.batch_size, sampler=self.order, drop_last=len(self.order) % self.batch_size == 1
         )
@@ -164,7 +164,7 @@ class FolderDataModule(LightningDataModule, ABC):
         return Images(self.store, part, self.on_device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that decides what an epoch's batches are."""
+        """Return everything that determines an epoch's batches."""
         batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
         return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
 
@@ -181,16 +181,16 @@ class FolderDataModule(LightningDataModule, ABC):
         return images.float().div_(255)  # bytes travel; floats are made on the device
 
     def _gather(self, rows: Tensor) -> Tensor:
-        """Look images up on the device; rows in the upper half mean mirrored, as in :class:`Images`."""
+        """Look images up on the device by their rows, as :class:`Images` gives them."""
         images, is_mirrored = self.pixels[rows % len(self.pixels)], rows >= len(self.pixels)
         return torch.where(is_mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
     def _check_number(self, part: Part, at_least: int) -> None:
         if len(self.store.rows[part]) < at_least:
             raise PigmentError(
-                f"'{self.root}' has {sum(map(len, self.store.rows.values())):,} usable images, of which "
-                f"{len(self.store.rows[part])} fell to {part}, which needs {at_least}. Add images (without folders "
-                f"named {' and '.join(self.layout)} their content decides where they fall), or see what became of "
+                f"'{self.root}' has {sum(map(len, self.store.rows.values())):,} usable images, but only "
+                f"{len(self.store.rows[part])} in {part}, which needs {at_least}. Add images (without folders "
+                f"named {' and '.join(self.layout)}, their content decides the part), or see what became of "
                 f"each: {self.store.folder / MANIFEST_FILE}"
             )
 
@@ -198,11 +198,11 @@ class FolderDataModule(LightningDataModule, ABC):
         return "test" if len(self.store.rows["test"]) else "val"
 
     def _processes(self) -> tuple[int, int]:
-        """Return the number of processes that train together, and which of them this is."""
+        """Return the number of processes that train together, and this one's rank."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _evaluation_loader(self, part: Part) -> DataLoader[Tensor]:
-        """Deal each image to one process, and the same number of batches to all, as they wait for each other."""
+        """Give each image to one process, and all the same number of batches, since they wait for each other."""
         images = self.images(part)
         num_processes, rank = self._processes()
         num_batches = math.ceil(len(images) / num_processes / self.batch_size)
@@ -224,7 +224,7 @@ class FolderDataModule(LightningDataModule, ABC):
 class Images(Dataset[Tensor]):
     """The N images of one part of a store, in batches (B, 3, size, size) uint8, or their rows in the store, (B,).
 
-    Index N + i is image i mirrored. Likewise a row in the upper half of twice the store's rows means mirrored.
+    Index N + i is image i mirrored. Likewise row M + r, in a store of M rows, is row r mirrored.
     """
 
     def __init__(self, store: ImageStore, part: Part, as_rows: bool) -> None:
@@ -234,7 +234,7 @@ class Images(Dataset[Tensor]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Tensor:
-        if index >= len(self):  # which ends a loop over all images
+        if index >= len(self):  # ends a loop over all images
             raise IndexError(index)
         return self.__getitems__([index])[0]
 
@@ -253,7 +253,7 @@ class Order(DistributedSampler[Any]):
     """The order of the training images: a function of seed and epoch, never of history.
 
     If the images do not divide evenly among processes, the remainder is skipped, a different one each epoch. With
-    ``flip`` it is an order over 2N indices, of which the upper half means mirrored (see :class:`Images`).
+    ``flip``, some of the N indices have N added, which mirrors the image (see :class:`Images`).
     """
 
     def __init__(
@@ -294,9 +294,13 @@ def as_images(pixels: NDArray[np.uint8]) -> Tensor:
 
 def spread_out(images: Dataset[Tensor], number: int) -> Tensor:
     """Return up to ``number`` images, evenly spaced through a set: the same ones every time."""
+    return torch.stack([images[index] for index in evenly_spaced(images, number).tolist()])
+
+
+def evenly_spaced(images: Dataset[Tensor], number: int) -> Tensor:
+    """Return the indices of up to ``number`` images, evenly spaced through a set."""
     size = len(images)  # type: ignore[arg-type]
-    indices = torch.linspace(0, size - 1, min(number, size)).long().tolist()
-    return torch.stack([images[index] for index in indices])
+    return torch.linspace(0, size - 1, min(number, size)).long()
 
 
 def fetch(root: str) -> Path:
@@ -313,7 +317,7 @@ def fetch(root: str) -> Path:
         ) from None
     try:
         return Path(kagglehub.dataset_download(f"{owner}/{dataset}"), folder)
-    except Exception as error:  # its own errors share no base class
+    except Exception as error:  # kagglehub's errors share no base class
         raise PigmentError(
-            f"Kaggle did not give '{root}': {error}. Or download it with a browser, and set root to its folder."
+            f"Kaggle did not deliver '{root}': {error}. Or download it with a browser, and set root to its folder."
         ) from error

@@ -29,19 +29,19 @@ from system.errors import PigmentError, reason
 from system.signals import deferred
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
-FORMAT = 4  # raised when stores built by older code no longer serve
+FORMAT = 4  # increased when stores built by older code no longer fit
 COLORLESS = 5.0  # colorfulness below which an image is nearly colorless: gray, or gray with the tint of old paper
-CHUNK = 32  # files that a process is given at a time
+CHUNK = 32  # files given to a process at a time
 ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
 THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
 FINDINGS = {
     "kept": "kept",
-    "duplicate": "of them exact copies of another",
-    "colorless": "of them nearly colorless",
+    "duplicate": "including exact copies of another",
+    "colorless": "including nearly colorless ones",
     "unreadable": "left out: unreadable",
-    "leak": "left out: training has the same",
+    "leak": "left out: also in training",
 }
 
 
@@ -75,7 +75,7 @@ class File(NamedTuple):
 class Decoded(NamedTuple):
     """A file whose pixels, if it can be read, are in the store."""
 
-    digest: bytes  # of its content; empty if that cannot be read
+    digest: bytes  # of its content; empty if unreadable
     colorfulness: float
     fault: str = ""  # why it cannot be read
     disk: OSError | None = None  # what is wrong with the store's own disk
@@ -130,11 +130,11 @@ class ImageStore:
         return "\n".join(lines)
 
     def paths(self) -> list[str]:
-        """Return the path, below the root, of the file of each row of ``pixels``."""
+        """Return the path, below the root, of the file behind each row of ``pixels``."""
         return [entry.path for entry in read_manifest(self.folder)]
 
     def findings(self) -> Iterator[str]:
-        """Yield a line for each file about which there is more to say than that it is kept."""
+        """Yield a line for each finding about a file other than ``kept``."""
         for entry in read_manifest(self.folder):
             for finding, particulars in entry.findings():
                 if finding != "kept":
@@ -153,10 +153,10 @@ def open_store(root: Path, size: int, layout: Mapping[str, Part] | None) -> Imag
             bytes: a file keeps its part whatever is added, and duplicates never fall into different parts.
 
     Raises:
-        PigmentError: if ``root`` is not there, no image can be used, or the disk is too small for the store.
+        PigmentError: if ``root`` does not exist, no image can be used, or the disk is too small for the store.
     """
     if not root.is_dir():
-        raise PigmentError(f"there is no folder '{root}': root has to name the folder of your images")
+        raise PigmentError(f"there is no folder '{root}': root must name the folder of your images")
     files = [
         File(os.path.join(folder, found.path).rstrip(os.sep), part, found[1:])
         for folder, part in (layout.items() if layout else [("", None)])
@@ -217,7 +217,7 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
 
 
 def _entries(files: Iterable[File], decoded: Iterable[Decoded]) -> Iterator[Entry]:
-    """Yield what the manifest says of each file."""
+    """Yield what the manifest says about each file."""
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
     for file, (digest, color, fault, disk) in zip(files, decoded, strict=True):
         if disk:
@@ -238,14 +238,14 @@ def _part_of(digest: bytes) -> Part:
 
 
 def decode_all(root: Path, paths: list[str], size: int, pixels: Path) -> Generator[Decoded, None, None]:
-    """Decode image files and write the pixels of each that can be read to its row; yields in the order of ``paths``.
+    """Decode image files, write each readable one's pixels to its row, and yield in the order of ``paths``.
 
-    Many files are dealt to one process per core; threads would wait for each other in the Python parts of Pillow.
+    Many files are divided among one process per core; threads would wait for each other in the Python parts of Pillow.
 
     Args:
         root: folder of the files.
         paths: of the files, below ``root``.
-        size: height and width that they are brought to, in pixels.
+        size: height and width of the decoded images, in pixels.
         pixels: a file with room for (len(paths), size, size, 3) uint8.
     """
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -257,7 +257,7 @@ def decode_all(root: Path, paths: list[str], size: int, pixels: Path) -> Generat
         num_workers=min(num_cores, math.ceil(len(paths) / CHUNK)) if len(paths) >= enough else 0,
         worker_init_fn=leave_group,
         collate_fn=as_it_is,
-        generator=torch.Generator(),  # otherwise it draws from the one that training draws from
+        generator=torch.Generator(),  # otherwise it draws from training's
     )
     with deferred():
         decoded = iter(chunks)
@@ -265,7 +265,7 @@ def decode_all(root: Path, paths: list[str], size: int, pixels: Path) -> Generat
 
 
 class Decoder(Dataset[Decoded]):
-    """Image files, each decoded into its row of the store when it is asked for."""
+    """Image files, each decoded into its row of the store on request."""
 
     def __init__(self, root: Path, paths: list[str], size: int, pixels: Path) -> None:
         self.root, self.paths, self.size, self.pixels = root, paths, size, pixels
@@ -299,7 +299,7 @@ class Decoder(Dataset[Decoded]):
         try:
             if os.pwrite(pixels, image.data, row * image.nbytes) < image.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:  # returned, as a DataLoader would raise it without its number
+        except OSError as error:  # returned, as a DataLoader would raise it without its errno
             return Decoded(digest, 0.0, disk=error)
         thumbnail[:] = image[:: self.thinning, :: self.thinning]
         return Decoded(digest, 0.0)
@@ -311,5 +311,5 @@ def as_it_is(batch: Any) -> Any:
 
 
 def leave_group(worker: int) -> None:
-    """Spare a worker the signals sent to all processes of a terminal or a job; its parent ends it."""
+    """Shield a worker from signals sent to every process of a terminal or job; its parent ends it."""
     os.setpgrp()

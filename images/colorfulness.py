@@ -13,10 +13,10 @@ def colorfulness(images: Tensor) -> Tensor:
         images: (B, 3, H, W), RGB in [0, 1].
 
     Returns:
-        (B,), 0 or more, for values in [0, 255] as in the paper.
+        (B,), 0 or more, on the paper's scale for values in [0, 255].
     """
     red, green, blue = (255 * images.float()).flatten(2).unbind(1)
     opponent = torch.stack([red - green, (red + green) / 2 - blue])  # (2, B, H * W)
     mean = opponent.mean(dim=2, keepdim=True)
-    deviation = (opponent - mean).square().mean(dim=2).sqrt()  # a third of the time of torch.std
+    deviation = (opponent - mean).square().mean(dim=2).sqrt()  # takes a third of torch.std's time
     return torch.hypot(*deviation) + 0.3 * torch.hypot(*mean.squeeze(2))

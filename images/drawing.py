@@ -14,23 +14,23 @@ from system.atomic import writing
 
 COLUMNS = 8
 MARGIN = 2  # pixels of white around each image
-MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels, of a map and of each image on it
-FILM_EPOCHS = 12  # rows of a film strip at most, spaced evenly over the run
+MAP_SIZE, MAP_THUMBNAIL = 1000, 36  # pixels: sides of a map and of each image on it
+FILM_EPOCHS = 12  # at most, as rows of a film strip, spaced evenly over the run
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whatever the name's suffix; a folder that is missing is created."""
+    """Write a PNG, whatever the name's suffix; a missing folder is created."""
     with writing(path) as file:
         image.save(file, "PNG")
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """Lay images (B, 3, H, W) in [0, 1] out in rows, as 8-bit RGB."""
+    """Lay out images (B, 3, H, W) in [0, 1] in rows, as 8-bit RGB."""
     return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
 
 
 def pairs(above: Tensor, below: Tensor) -> Image.Image:
-    """Lay images (B, 3, H, W) in [0, 1] out in rows, each one's partner right below it."""
+    """Lay out images (B, 3, H, W) in [0, 1] in rows, each with its partner right below it."""
     columns = min(COLUMNS, len(above))
     blanks = above.new_ones(-len(above) % columns, *above.shape[1:])
     rows = [torch.cat([images, blanks]).unflatten(0, (-1, columns)) for images in (above, below)]
@@ -41,11 +41,12 @@ def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
     codes = codes.cpu() - codes.cpu().mean(dim=0)
     components = torch.linalg.svd(codes, full_matrices=False).Vh[:2]
-    components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()  # which is arbitrary
+    # the SVD's signs are arbitrary: make the largest entry of each component positive
+    components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
     places = codes @ components.T
     places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
     margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
-    places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # both to one scale
+    places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # one scale for both axes
     canvas = Image.new("RGB", (MAP_SIZE, MAP_SIZE), "white")
     for image, (x, y) in zip(images.cpu(), places.tolist(), strict=True):
         canvas.paste(to_pil_image(image).resize((MAP_THUMBNAIL, MAP_THUMBNAIL)), (round(x), round(y)))

@@ -1,4 +1,4 @@
-"""Image files: found, read upright and in their full bit depth, and written in the format that they came in."""
+"""Image files: found, read upright at full bit depth, and written in their original format."""
 
 import io
 import os
@@ -17,8 +17,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from system.atomic import writing
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # what names an image
-FORMATS: dict[str, dict[str, Any]] = {  # what is written, and how
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})  # they mark an image
+FORMATS: dict[str, dict[str, Any]] = {  # what can be written, with Pillow's options
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {},
     "WEBP": {"quality": 95},
@@ -26,8 +26,8 @@ FORMATS: dict[str, dict[str, Any]] = {  # what is written, and how
     "TIFF": {"compression": "tiff_adobe_deflate"},
 }
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
-MAX_PIXELS = 80_000_000  # while a store is built; each process that reads needs 3 bytes for each, and more to scale
-NOT_BY_OPENCV = {262: 0, 284: 2, 338: (1,)}  # TIFF tags it ignores: white is 0, separate planes, color times alpha
+MAX_PIXELS = 80_000_000  # of an image in a store; a process that reads one needs 3 bytes per pixel, and more to scale
+NOT_BY_OPENCV = {262: 0, 284: 2, 338: (1,)}  # TIFF tags OpenCV ignores: white is 0, separate planes, color times alpha
 
 Pixels = NDArray[Any]  # (H, W, 3 or 4), np.uint8 or np.uint16: RGB, and alpha if there is any
 
@@ -36,22 +36,22 @@ class Found(NamedTuple):
     """A file that is named like an image."""
 
     path: str  # below the folder that was searched
-    num_bytes: int = 0  # 0, as the times are, if it cannot be looked at
+    num_bytes: int = 0  # 0, like the times, if the file cannot be examined
     modified: int = 0  # ns
-    changed: int = 0  # ns; unlike ``modified`` it also moves with chmod and cp -p
+    changed: int = 0  # ns; unlike ``modified``, it also changes with chmod and cp -p
 
 
 class Picture(NamedTuple):
     pixels: Pixels
-    exif: bytes  # without the orientation; written with 8 bits only
+    exif: bytes  # without the orientation; written only with 8-bit images
     format: str  # a key of FORMATS
 
 
 def find_images(root: Path, skip: Path | None = None) -> Iterator[Found]:
-    """Yield every file in a folder and its subfolders that is named like an image; hidden ones are passed over.
+    """Yield every file named like an image in a folder and its subfolders; hidden ones are skipped.
 
-    Links are followed, and each folder is searched once. A subfolder that cannot be listed and a link that leads
-    nowhere are yielded as well: whoever reads them learns why they cannot be read.
+    Links are followed, and each folder is searched once. Subfolders that cannot be listed and broken links are yielded
+    as well: the attempt to read them says what is wrong.
 
     Args:
         skip: a subfolder that is not searched.
@@ -94,7 +94,7 @@ def has_own_format(path: Path) -> bool:
 
 
 def read(path: Path) -> Picture:
-    """Decode an image file for use, upright and in its full bit depth; an animation's first frame.
+    """Decode an image file upright and at full bit depth; an animation gives its first frame.
 
     Raises:
         ValueError: if it is not a file, or its values have no defined range.
@@ -117,7 +117,7 @@ def read_square(content: bytes, size: int) -> NDArray[np.uint8]:
     """Decode an image file for training: upright, in 8 bits, on white where it is transparent.
 
     Returns:
-        (size, size, 3), RGB: the shorter side is scaled to ``size``, the longer one cropped about its center.
+        (size, size, 3), RGB: the shorter side is scaled to ``size``, the longer one cropped around its center.
 
     Raises:
         ValueError: as :func:`read`, and if the image is too small or too large.
@@ -128,7 +128,7 @@ def read_square(content: bytes, size: int) -> NDArray[np.uint8]:
         if min(image.size) < MIN_SIDE:
             raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
         image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
-        if image.width * image.height > MAX_PIXELS:  # Pillow itself stops at twice as many
+        if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is twice as high
             raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
         decoded = decode(image, file)
         if isinstance(decoded, np.ndarray):
@@ -154,12 +154,12 @@ def open_file(path: str | Path) -> IO[bytes]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a pipe waits for a writer
 
 
 @contextmanager
 def open_image(file: IO[bytes]) -> Iterator[ImageFile]:
-    """Read an image's header; by a file, since Pillow 12.3 garbles TIFFs that lie on their side if given a path."""
+    """Read an image's header. Takes an open file: given a path, Pillow 12.3 garbles TIFFs that are stored sideways."""
     with warnings.catch_warnings(action="ignore"), Image.open(file) as image:  # it raises if an image is far too large
         yield image
 
@@ -169,7 +169,7 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image | NDArray[np.uint16
     if has_16_bits(image):
         return read_16_bits(image, file)
     if image.mode.startswith(("I", "F")):
-        raise ValueError("values whose range is not known; save it with 8 or 16 bits")
+        raise ValueError("its values' range is not known; save it with 8 or 16 bits")
     image.load()
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)  # convert would copy it
@@ -178,11 +178,11 @@ def decode(image: ImageFile, file: IO[bytes]) -> Image.Image | NDArray[np.uint16
 def has_16_bits(image: ImageFile) -> bool:
     if isinstance(image, TiffImageFile):
         return 16 in image.tag_v2.get(258, ())  # BitsPerSample
-    return image.format == "PNG" and ";16" in str(image.tile)  # what is to be decoded, such as "RGB;16B"
+    return image.format == "PNG" and ";16" in str(image.tile)  # describes the encoded data, such as "RGB;16B"
 
 
 def read_16_bits(image: ImageFile, file: IO[bytes]) -> NDArray[np.uint16]:
-    """Decode a PNG or TIFF by OpenCV, as Pillow keeps only 8 of its 16 bits if it is in color."""
+    """Decode a PNG or TIFF with OpenCV, as Pillow keeps only 8 of a color image's 16 bits."""
     cv2 = load_opencv()
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     file.seek(0)
@@ -196,7 +196,7 @@ def read_16_bits(image: ImageFile, file: IO[bytes]) -> NDArray[np.uint16]:
 
 
 def load_opencv() -> Any:
-    """Import OpenCV, which few files need, and silence it: what is wrong with a file is said in one line."""
+    """Import OpenCV, which few files need, and silence it: our own one-line errors say what is wrong with a file."""
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -204,7 +204,7 @@ def load_opencv() -> Any:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return how a loaded image lies, as EXIF numbers it; a TIFF lies upright, 1, as Pillow has turned it."""
+    """Return a loaded image's EXIF orientation; a TIFF's is 1, upright, because Pillow has already turned it."""
     return 1 if isinstance(image, TiffImageFile) else read_exif(image).get(ExifTags.Base.Orientation, 1)
 
 
@@ -217,7 +217,7 @@ def read_exif(image: Image.Image) -> Image.Exif:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror pixels (H, W, ...) that lie as an EXIF orientation says."""
+    """Turn and mirror pixels (H, W, ...) from an EXIF orientation to upright."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -228,7 +228,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """Write a file whole or not at all, in place of any that is there.
+    """Write a file whole or not at all, replacing an old one.
 
     Raises:
         PigmentError: if it cannot be written.

@@ -31,11 +31,13 @@ from system.signals import Interrupted, handle
 class SaveLast(Checkpoint):
     """Keep ``checkpoints/last.ckpt``: after every epoch, now and then within one, and on SIGTERM or SIGINT.
 
-    A signal ends the run at the next place that it can go on from: before most batches, in training and validation.
+    After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics.
+
+    A signal ends the run at the next point that it can resume from: before most batches, in training and validation.
 
     Args:
         every_n_train_steps: within epochs, save whenever the number of optimizer steps is a multiple of this.
-        every_n_minutes: within epochs, save when the last checkpoint is older (wall-clock time).
+        every_n_minutes: within epochs, save when the last checkpoint is older than this (wall-clock time).
 
     Raises:
         ValueError: if one of them is not positive.
@@ -45,9 +47,9 @@ class SaveLast(Checkpoint):
     def __init__(self, every_n_train_steps: int | None = None, every_n_minutes: float | None = None) -> None:
         for name, value in {"every_n_train_steps": every_n_train_steps, "every_n_minutes": every_n_minutes}.items():
             if value is not None and not value > 0:
-                raise ValueError(f"SaveLast: {name} is {value}, needs over 0, or null for never.")
+                raise ValueError(f"SaveLast: {name} is {value}, must be over 0, or null for never.")
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
-        self.signum = 0  # of a signal that was received
+        self.signum = 0  # the signal received, if any
         self.has_validated = False  # since the last training batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -64,11 +66,10 @@ class SaveLast(Checkpoint):
         self._listen(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # at the end of the epoch before, its metrics were not logged yet
         self._save_or_stop(trainer, due=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # resumed from right after a validation, Lightning would count one step too many
+        # not right after a validation: a run that goes on from there would count one step too many
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0 and not self.has_validated:
             minutes = (time.monotonic() - self.saved_at) / 60
             due = self.every_n_minutes is not None and minutes >= self.every_n_minutes
@@ -89,7 +90,7 @@ class SaveLast(Checkpoint):
         self._save(trainer)
 
     def _listen(self, trainer: Trainer) -> None:
-        """Handle signals instead of Lightning, whose handlers talk to other processes; it restores them when done."""
+        """Take signals over from Lightning, whose handlers talk to other processes; it restores them when done."""
         self.saved, self.saved_at = position(trainer), time.monotonic()
         handle(self._receive)
 
@@ -98,14 +99,14 @@ class SaveLast(Checkpoint):
 
     def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
         signum = self.signum
-        if trainer.world_size > 1:  # all processes do what one of them has to do
+        if trainer.world_size > 1:  # if one process has to save or stop, all do
             ours = torch.tensor([due, signum], device=trainer.strategy.root_device)
             due, signum = trainer.strategy.reduce(ours, reduce_op="max").tolist()
         if due or signum:
             self._save(trainer)
         if signum:
             name, step = signal.Signals(signum).name, trainer.global_step
-            how = f"--ckpt_path last goes on from there: {self.path}" if step else "There is nothing to save yet."
+            how = f"Resume from there with --ckpt_path last: {self.path}" if step else "There is nothing to save yet."
             rank_zero_info(f"\n{name}: stopped after step {step:,}. {how}")  # below the progress bar
             raise Interrupted(signum, trainer.global_rank)
 
@@ -116,11 +117,11 @@ class SaveLast(Checkpoint):
 
 
 class ResumeExactly(Callback):
-    """Make a run that goes on from a checkpoint end like one that was never stopped.
+    """Make a resumed run end exactly like one that was never stopped.
 
-    Before every batch the random state is set to a function of ``seed_everything`` (0 if unset), epoch, batch and
-    process, so none has to be saved. The order of a :class:`datamodules.folder.FolderDataModule` begins where the
-    checkpoint stands. Checkpoints also get what Lightning leaves out: the run's id, and the epoch's means so far of a
+    Before every batch, the random state is set to a function of ``seed_everything`` (0 if unset), epoch, batch and
+    process, so none has to be saved. The order of a :class:`datamodules.folder.FolderDataModule` starts where the
+    checkpoint left off. Checkpoints also get what Lightning leaves out: the run's id, and the epoch's means so far of a
     :class:`epoch_means.LogsMeans`.
     """
 
@@ -166,14 +167,14 @@ class ResumeExactly(Callback):
         }
 
     def _restore_means(self, trainer: Trainer, pl_module: Any) -> None:
-        """Go on with the checkpoint's means; before the first batch, Lightning would take them for final."""
+        """Go on with the checkpoint's means. If that came before the first batch, Lightning would log them as final."""
         for name, sums in self.epoch_sums.items():
             pl_module.add_to_mean(name, *sums[trainer.global_rank].to(pl_module.device))
         self.epoch_sums = {}
 
 
 def epoch_sums(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
-    """Return for each training mean of the epoch the sum over images and their number, by process: (processes, 2)."""
+    """Return each training mean's sum over images and number of images so far, by process: (processes, 2)."""
     found: dict[str, Tensor] = {}
     if not isinstance(pl_module, LogsMeans):
         return found

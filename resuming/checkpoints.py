@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, and loaded without running anything that a file says."""
+"""Checkpoints: written whole, and loaded without running any code in them."""
 
 import inspect
 import zipfile
@@ -18,7 +18,7 @@ from system.errors import PigmentError
 from system.hardware import best_device
 from vae import ConvVAE
 
-# closed lists: a class that only a file names is never imported
+# closed lists: a class is never imported just because a file names it
 MODELS: tuple[type[LightningModule], ...] = (ShallowColorizer, DeepColorizer, ResNetColorizer, ConvVAE)
 DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
@@ -41,14 +41,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; its tensors are mapped from the file.
+    """Read a checkpoint on the CPU; its tensors are memory-mapped from the file.
 
     Args:
         needed: the keys that it must have.
         verify: check every byte against the file's checksums, which takes a while for a large one.
 
     Raises:
-        PigmentError: if it is not there, damaged, or not a checkpoint.
+        PigmentError: if it is missing, damaged, or not a checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -77,13 +77,17 @@ def load_model(
         PigmentError: if the file is not the checkpoint of such a model.
     """
     checkpoint = read_checkpoint(path)
+    saved_class = checkpoint["hyper_parameters"].get("_class_path", "")  # only train.py stores it
     for kind in MODELS:
         if issubclass(kind, family):
             try:
                 return _rebuild(kind, checkpoint).to(device or best_device()), checkpoint
             except Exception:  # another kind's settings or weights raise all sorts of errors
                 continue
-    raise PigmentError(f"'{path}' is not the checkpoint of a {family.__name__}, or it is from another version")
+    what = f"a {saved_class}" if saved_class else "of another kind or version"
+    raise PigmentError(
+        f"'{path}' is not the checkpoint of a {family.__name__} in resuming.checkpoints.MODELS: it is {what}"
+    )
 
 
 def _rebuild(kind: type[Model], checkpoint: dict[str, Any]) -> Model:
@@ -105,8 +109,12 @@ def data_of(checkpoint: dict[str, Any], **changes: Any) -> FolderDataModule:
     """
     settings = checkpoint.get("datamodule_hyper_parameters", {})
     kind = DATA_MODULES.get(settings.get("_class_path", ""))
+    if kind is None and "_class_path" in settings:
+        raise PigmentError(
+            f"the checkpoint's data is a {settings['_class_path']}, not in resuming.checkpoints.DATA_MODULES"
+        )
     if kind is None and "root" not in changes:
-        raise PigmentError("the checkpoint does not say what it was trained on; name the folder of the images: --root")
+        raise PigmentError("the checkpoint does not say what it was trained on; name the folder of images with --root")
     kind = kind or FruitsDataModule
     try:
         return kind(**_known(kind, {**settings, "on_device": False, **changes}))

@@ -1,4 +1,4 @@
-"""Everything that leans on the inside of Lightning 2.6, each with its reason: what a new release may break is here."""
+"""Everything that relies on Lightning 2.6's internals, with the reasons: what a new release may break is here."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def position(trainer: Trainer) -> tuple[int, int]:
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether gradients are held that the next batches add to; no checkpoint has them, so no run can go on from here.
+    """Whether gradients are waiting for more batches to add to them; no checkpoint holds them, so none can resume here.
 
-    Lightning alone knows what ``accumulate_grad_batches`` and the last batch of an epoch make of it.
+    Only Lightning knows how ``accumulate_grad_batches`` and the last batch of an epoch affect this.
     """
     return trainer.fit_loop._should_accumulate()
 
@@ -33,23 +33,23 @@ def place_in_epoch(checkpoint: dict[str, Any]) -> tuple[int, int]:
     The order of the images needs both before Lightning's loops start, as workers read ahead.
     """
     loops = checkpoint["loops"]["fit_loop"]
-    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]  # after an epoch Lightning leaves its number
+    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]  # after an epoch Lightning does not reset it
     return loops["epoch_progress"]["current"]["processed"], batches if is_within_epoch(checkpoint) else 0
 
 
 def finished_epochs(checkpoint: dict[str, Any]) -> int:
-    """Return the number of epochs that were over when a checkpoint was saved."""
+    """Return the number of epochs that were finished when a checkpoint was saved."""
     return place_in_epoch(checkpoint)[0]
 
 
 def is_within_epoch(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint was saved in an epoch that had begun and was not over."""
+    """Whether a checkpoint was saved in an epoch that had started but not finished."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return epochs["started"] > epochs["processed"]
 
 
 def straighten_progress(checkpoint: dict[str, Any]) -> None:
-    """Change a checkpoint's counters to what Lightning's loops take for a place between two batches.
+    """Change a checkpoint's counters so that Lightning's loops resume between two batches.
 
     Lightning counts a batch or an epoch when it announces it; a run saved right then would skip it on resuming.
     """
@@ -66,11 +66,11 @@ def straighten_progress(checkpoint: dict[str, Any]) -> None:
         batches["is_last_batch"] = False
     validation = loops["epoch_loop.val_loop.batch_progress"]
     if validation["current"]["ready"] > validation["current"]["completed"]:
-        # it begins again, as its metrics are lost: to Lightning it has just started
+        # its metrics are lost, so it starts over: to Lightning it has just begun
         before = validation["total"]["completed"] - validation["current"]["completed"]
         for counts, done in ((validation["total"], before), (validation["current"], 0)):
             counts.update(ready=done + 1, started=done + 1, processed=done, completed=done)
 
 
 def leave_config_alone(cli: Any) -> None:
-    """Stand in for ``LightningCLI._parse_ckpt_path``, which lets a checkpoint's settings beat the user's in silence."""
+    """Stand in for ``LightningCLI._parse_ckpt_path``, which lets a checkpoint silently override the user's settings."""

@@ -1,8 +1,8 @@
-"""A run's metrics on disk and in Weights & Biases, which go on where they stopped.
+"""A run's metrics on disk and in Weights & Biases, which continue where they stopped.
 
-A killed run recomputes, to the last digit, what it had logged since its last checkpoint. ``metrics.csv`` forgets those
-rows and logs them again. Weights & Biases cannot forget, so it is not given them twice, and gets from ``metrics.csv``
-what had not reached it.
+After a kill, a run recomputes, to the last digit, what it had logged since its last checkpoint. ``metrics.csv`` forgets
+those rows and logs them again. Weights & Biases cannot forget, so it is sent nothing twice, and gets from
+``metrics.csv`` what had not reached it.
 """
 
 import csv
@@ -37,7 +37,7 @@ class ResumableCSVLogger(Logger):
         save_dir: folder of the file; train.py sets it to the run's folder.
     """
 
-    name = version = ""  # one to a folder
+    name = version = ""  # one per folder
 
     def __init__(self, save_dir: str = "") -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ResumableCSVLogger(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop what was logged at ``step`` or later, and what a stop has damaged."""
+        """Drop what was logged at ``step`` or later, and rows that a stop damaged."""
         if self.path.exists():
             self._write([row for row in read_metrics(self.path) if int(row["step"]) < step])
 
@@ -114,7 +114,7 @@ class ResumableWandbLogger(WandbLogger):
         if run.offline:
             self.next_step = len(there) or None
         else:
-            del there[run.starting_step :]  # the server has not heard of these
+            del there[run.starting_step :]  # these never reached the server
         self.logged = frozenset(there)
         rows = read_metrics(folder / METRICS_FILE) if logs else []
         for row in rows:
@@ -124,7 +124,7 @@ class ResumableWandbLogger(WandbLogger):
 
 @rank_zero_only
 def go_offline_if_necessary() -> str | None:
-    """Let W&B write only to the run's folder if its server does not expect the run, and return why."""
+    """Make W&B write only to the run's folder if it cannot or should not upload, and return why."""
     here = str(Path(__file__).parents[1])
     settings = wandb.Settings(
         git_root=here,  # otherwise it looks for the commit in the run's folder
@@ -139,7 +139,7 @@ def go_offline_if_necessary() -> str | None:
         reason = "as its settings say" if mode == "offline" else "nobody is logged in"
     except wandb.Error as error:
         reason = str(error)
-    # silent: one line of ours says what W&B would say in many
+    # silent: our one line says what W&B would say in many
     wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
     return reason
 
@@ -149,7 +149,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))  # a power cut may have torn the last
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))  # a power cut may have cut the last one short
     return [{name: value for name, value in row.items() if value} for row in rows if (row["step"] or "").isdigit()]
 
 

@@ -15,7 +15,7 @@ from system.signals import Interrupted
 
 RUN = """\
 Train models one after the other, or one on each GPU, each through train.py. Finished models are skipped, stopped ones
-go on, and the end names those that failed. Options that are not listed here go to train.py."""
+resume, and failures are listed at the end. Options that are not listed here go to train.py."""
 PAGE = "Test all finished models on the same held-out images, and write study.html and study.csv."
 
 
@@ -27,9 +27,9 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--root", help="folder of images, or kaggle:...; default: the config's, else demo images")
     run.add_argument("--epochs", type=positive, help="epochs of each model; default: its config's")
     run.add_argument("--size", type=positive, help="height and width of the images, in pixels; default: the config's")
-    run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once with each; default: 0")
+    run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed; default: 0")
     run.add_argument("--scratch", action="store_true", help="start pre-trained networks from random weights instead")
-    page = commands.add_parser("page", description=PAGE, help="compare what is trained", allow_abbrev=False)
+    page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)
     for command in (run, page):
         command.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study: %(default)s")
     return parser
@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Interrupted as stop:
-        print("\nStopped. The same command goes on from there.", file=sys.stderr)
+        print("\nStopped. Run the same command again to resume.", file=sys.stderr)
         return int(str(stop.code))
 
 

@@ -1,4 +1,4 @@
-"""Curves as SVG, which light and dark pages both show well."""
+"""Curves as SVG that shows well on both light and dark pages."""
 
 from collections.abc import Mapping
 from io import StringIO
@@ -16,7 +16,7 @@ COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
 def curves_svg(curves: Mapping[str, list[Curve]], title: str, width: float = 4.5) -> str:
-    """Draw every curve over a logarithmic axis, as SVG; curves with one name share a color."""
+    """Draw every curve over a logarithmic axis, as SVG; curves with the same name share a color."""
     ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context({**ink, "svg.hashsalt": title, "legend.framealpha": 0}):
         figure = Figure(figsize=(width, 0.7 * width), layout="constrained")

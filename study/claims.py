@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 ABOUT = 0.10  # two figures are about the same if they differ by at most this fraction
 HARDLY = 2.0  # pictures hardly differ if their mean CIEDE2000 is at most this
-DEVIATION = 0.02  # the relative deviation over seeds that is assumed if no model has several
+DEVIATION = 0.02  # the relative deviation over seeds to assume if no model has several
 
 Relation = Literal["below", "above", "about"]
 
@@ -61,8 +61,8 @@ def slightly_below(model: str, metric: str, other: str) -> tuple[Check, ...]:
     return Check(model, metric, "below", other), Check(model, metric, "about", other)
 
 
-# Losses are compared in one unit: as mean squared errors and, if one of the models minimizes absolute errors, as these
-# too. Pictures are better if they are closer to the truth in CIEDE2000.
+# Losses are compared in the same unit: as mean squared errors and, if one of the models minimizes absolute errors, as
+# absolute errors too. Pictures are better if they are closer to the truth in CIEDE2000.
 CLAIMS = (
     Claim("2", "colors better than all other models", against("2", "ciede2000", "below", *"13456789")),
     Claim(
@@ -103,7 +103,7 @@ CLAIMS = (
     Claim("9", "its loss is slightly below model 6's, as MAE", slightly_below("9", "mae", "6")),
     Claim("9", "its pictures hardly differ from model 6's", against("9", "difference from 6", "below", HARDLY)),
 )
-PAIRS = (("8", "4"), ("9", "6"))  # whose pictures the claims compare with each other
+PAIRS = (("8", "4"), ("9", "6"))  # the claims compare their pictures with each other
 
 Figures = Mapping[str, Mapping[str, Figure]]  # by the model's number and the metric
 
@@ -144,7 +144,7 @@ def decide(check: Check, figures: Figures, epochs: Mapping[str, int]) -> tuple[V
 
 
 def margin_of(ours: Figure, theirs: Figure, metric: str, figures: Figures) -> float:
-    """Return how far two figures may lie apart by chance: two standard errors of their difference.
+    """Return how far apart two figures may be by chance: two standard errors of their difference.
 
     The relative deviation is pooled over all models with several seeds: two or three seeds of one model say too little.
     """

@@ -21,7 +21,7 @@ from vae import ConvVAE
 
 
 class Tested(NamedTuple):
-    """A finished run, its model, and what ``train.py test`` says of it."""
+    """A finished run, its model, and what ``train.py test`` measures."""
 
     run: Run
     model: Any  # at the end of training; kept for the first seed only, else None
@@ -36,7 +36,7 @@ class Family(NamedTuple):
 
 
 def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningModule], Family]:
-    """Test every finished run on the images of its family's first, and add the others to ``left_out``."""
+    """Test every finished run on its family's images, those of its first run; add the others to ``left_out``."""
     families: dict[type[LightningModule], Family] = {}
     for run in tqdm(runs, "Testing", unit=" models"):
         try:
@@ -47,9 +47,9 @@ def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningMod
             others = family.models.get(run.model, [])
             first = next(iter(family.models.values()))[0].run if family.models else run
             if run.images != first.images:
-                raise PigmentError(f"trained on other images ({run.images}) than {first} ({first.images})")
+                raise PigmentError(f"trained on different images ({run.images}) than {first} ({first.images})")
             if others and run.recipe != others[0].run.recipe:
-                raise PigmentError(f"trained in another way than {others[0].run}")
+                raise PigmentError(f"trained differently from {others[0].run}")
             tested = Tested(run, None if others else model, test(model, run, family.data))
         except Exception as error:  # a damaged folder, or one from another version, raises all sorts of errors
             left_out[str(run)] = reason(error)
@@ -76,7 +76,7 @@ def test(model: LightningModule, run: Run, data: FolderDataModule) -> dict[str, 
 
 
 def summarize(several: list[Tested]) -> dict[str, Figure]:
-    """Return a model's figures over its seeds: what it was tested for, and how its curves end."""
+    """Return a model's figures over its seeds: its test metrics, and where its curves end."""
     values = []
     for one in several:
         curves = one.run.history
@@ -103,6 +103,6 @@ def difference(first: Colorizer, second: Colorizer, data: FolderDataModule) -> f
 
 
 def held_out(data: FolderDataModule, number: int) -> Tensor:
-    """Return up to ``number`` held-out images (B, 3, H, W) in [0, 1], evenly spaced through all."""
+    """Return up to ``number`` held-out images (B, 3, H, W) in [0, 1], evenly spaced through the set."""
     images = spread_out(data.test_dataloader().dataset, number)
     return data.on_after_batch_transfer(images.to(best_device()), 0)

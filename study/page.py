@@ -1,4 +1,4 @@
-"""The page of a study, which needs nothing but itself, and its figures as CSV."""
+"""The study page, which needs no other file, and its figures as CSV."""
 
 import base64
 import csv
@@ -37,7 +37,7 @@ VAE_TERMS = ("loss", "reconstruction", "kl")
 
 class Picture(NamedTuple):
     caption: str
-    uri: str  # the picture itself
+    uri: str  # which holds the picture itself
 
 
 def write_page(study: Path) -> Path:
@@ -104,7 +104,7 @@ def describe_colorizers(family: Family, left_out: dict[str, str]) -> dict[str, A
 
 def assess_claims(family: Family, figures: dict[str, dict[str, Figure]]) -> list[Assessed]:
     """Assess what the report claims, using only models that have the report's settings."""
-    there = {}  # number and models
+    there = {}  # number: models
     for path in CONFIGS:  # unlike the report's model 7, one from scratch has no pre-trained weights
         several = family.models.get(path.stem)
         if several and several[0].run.config["model"] == read_config(path)["model"]:
@@ -201,7 +201,7 @@ def embed(caption: str, picture: Image.Image | str) -> Picture:
 
 
 def write_csv(path: Path, tested: list[Tested]) -> None:
-    """Write a row for each run, with everything that ``train.py test`` says of it."""
+    """Write a row for each run, with everything that ``train.py test`` measures."""
     names = sorted(set().union(*(one.metrics for one in tested)))
     with writing(path, "w", newline="") as file:
         rows = csv.DictWriter(file, ["model", "seed", "epochs", "seconds", *names, "folder"])
@@ -212,7 +212,7 @@ def write_csv(path: Path, tested: list[Tested]) -> None:
 
 
 def log_to_wandb(study: str, page: Path, figures: Path) -> None:
-    """Log the page, as it is and as a file beside its figures, to a W&B run of its own."""
+    """Log the page to its own W&B run, both as HTML and as a file beside its figures."""
     folder = page.parent.absolute()  # W&B's service process stays where it was started
     if offline_because := go_offline_if_necessary():
         print(f"W&B: offline, {offline_because}. To upload the page later: wandb sync {folder}/wandb/offline-run-*")

@@ -12,7 +12,7 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
-HOW_READ = ("num_workers", "on_device", "list_files")  # settings of the data that leave a model as it is
+HOW_READ = ("num_workers", "on_device", "list_files")  # data settings that do not affect the model
 Curve = list[tuple[int, float]]  # (epoch, value)
 
 
@@ -35,7 +35,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The model as it was at the end of training, or as far as it has come."""
+        """The model as it was at the end of training, or as far as it got."""
         if not self.has_begun:
             raise PigmentError("no run in it has a last.ckpt")
         return max(self.folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -126,7 +126,7 @@ def find_runs(study: Path) -> tuple[list[Run], dict[str, str]]:
     for folder in sorted((path for path in study.iterdir() if path.is_dir()), key=by_number):
         seeds = [path for path in folder.iterdir() if re.fullmatch(r"seed\d+", path.name) and path.is_dir()]
         if not seeds and folder.name != "wandb":
-            left_out[folder.name] = "not of this study: nothing in it is called seed0, seed1 ..."
+            left_out[folder.name] = "not part of this study: nothing in it is called seed0, seed1 ..."
         runs += map(Run, sorted(seeds, key=by_number))
     return runs, left_out
 

@@ -1,4 +1,4 @@
-"""Training many models, each by train.py in a process of its own."""
+"""Training many models, each by train.py in its own process."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ class Task(NamedTuple):
 
     run: Run
     num_epochs: int
-    settings: dict[str, dict[str, Any]]  # of data and model, which a run that has begun must share
+    settings: dict[str, dict[str, Any]]  # data and model settings that a run already begun must share
     arguments: list[str]  # for train.py
 
 
@@ -86,7 +86,7 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
     """List what is asked for, finished or not.
 
     Raises:
-        PigmentError: if a config is missing or not whole, two share a name, or ``study run`` sets an option itself.
+        PigmentError: if a config is missing or incomplete, two share a name, or ``study run`` sets an option itself.
     """
     names = [path.stem for path in options.configs]
     if len(names) > len(set(names)):
@@ -124,10 +124,10 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
 
 
 def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[Any]") -> str:
-    """Train a model that is not finished, advance the bar meanwhile, and return what went wrong, if anything.
+    """Train a model unless it is finished, advancing the bar, and return what went wrong, if anything.
 
     Raises:
-        PigmentError: if it was begun with other settings, or is in training already.
+        PigmentError: if it was begun with different settings, or is already in training.
     """
     run, shown = task.run, advance(bar, task, 0)
     if run.has_begun:
@@ -146,7 +146,7 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # train.py inherits the lock, and may outlive us
         except BlockingIOError as error:
-            raise PigmentError("in training already, by another process") from error
+            raise PigmentError("already in training, by another process") from error
         log.truncate(0)
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), "fit", *task.arguments],
@@ -178,7 +178,7 @@ def advance(bar: "tqdm[Any]", task: Task, shown: int) -> int:
 
 
 def visible_devices() -> list[dict[str, str]]:
-    """Return, for each GPU, the environment in which a process sees only that one; without GPUs, one that is empty."""
+    """Return, for each GPU, the environment in which a process sees only that one; without GPUs, one empty one."""
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(index) for index in range(count)]
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]] or [{}]

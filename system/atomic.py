@@ -13,15 +13,14 @@ LONGEST_NAME = 50  # characters of up to four bytes; file systems stop at 255 by
 
 @contextmanager
 def writing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of ``path`` once the block has ended without an error.
+    """Open a file that replaces ``path`` once the block ends without an error.
 
-    It is flushed to the disk before it is renamed. Whenever the program or the machine stops, ``path`` is what it was
-    before or the new file, never half of it. A kill can leave a hidden ``.<name>.partial``, which the next write
-    reuses.
+    It is flushed to disk before it is renamed. Whenever the program or the machine stops, ``path`` is either the old
+    file or the new one, never half of it. A kill can leave a hidden ``.<name>.partial``, which the next write reuses.
 
     Args:
-        path: its folder is created if need be.
-        mode: of :func:`open`, which also takes the rest.
+        path: its folder is created if needed.
+        mode: passed to :func:`open`, like the rest.
 
     Raises:
         PigmentError: if it cannot be written, for example because the disk is full.
@@ -34,19 +33,19 @@ def writing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save can hide the former behind the latter
+    except (OSError, RuntimeError) as error:  # torch.save can mask the former with the latter
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise PigmentError(f"'{path}' cannot be written, and is what it was before: {reason(cause)}") from error
+        raise PigmentError(f"'{path}' cannot be written and is unchanged: {reason(cause)}") from error
     finally:
-        with suppress(OSError):  # it was renamed, or never created
+        with suppress(OSError):  # already renamed, or never created
             partial.unlink()
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names of a folder's files to the disk as well."""
+    """Flush the names of a folder's files to disk as well."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The one kind of error that a user meets, and the words for it."""
+"""The one kind of error that users see, and how to word it."""
 
 from typing import Any, get_args
 
@@ -9,7 +9,7 @@ class PigmentError(Exception):
     """Something cannot be done as asked. The message is the line that the user reads: what is wrong and what to do.
 
     Attributes:
-        status: with which the program exits.
+        status: the program's exit status.
     """
 
     status = 2
@@ -24,6 +24,6 @@ def reason(error: BaseException) -> str:
 
 
 def check_choice(argument: str, given: str, choices: Any) -> None:
-    """Raise a ValueError unless ``given`` is a value of a Literal; annotations are checked on the command line only."""
+    """Raise a ValueError unless ``given`` is a value of a Literal; only the command line checks annotations."""
     if given not in get_args(choices):
-        raise ValueError(f"{argument} is '{given}', needs to be {' or '.join(get_args(choices))}.")
+        raise ValueError(f"{argument} is '{given}', must be {' or '.join(get_args(choices))}.")

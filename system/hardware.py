@@ -1,11 +1,11 @@
-"""What the machine computes with."""
+"""The device, number formats and memory that the machine computes with."""
 
 import ctypes
 import platform
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 
 
 def best_device() -> torch.device:
@@ -26,4 +26,4 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)  # blocks
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # bytes, the most there can be
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # bytes, the largest possible value

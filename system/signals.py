@@ -12,10 +12,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """A signal stops the program; the first process exits with 128 + its number, as in a shell, the others with 0."""
+    """A signal stops the program: the first process exits with 128 + its number, as in a shell, all others with 0."""
 
     def __init__(self, signum: int, rank: int = 0) -> None:
-        # the launcher kills the first process 5 s after another has failed, even if it is still drawing
+        # the launcher kills the first process 5 s after another fails, even if the first is still drawing
         super().__init__(128 + signum if rank == 0 else 0)
 
 
@@ -25,7 +25,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def handle(handler: Handler, signums: Sequence[int] = STOPS) -> dict[int, Any]:
-    """Let ``handler`` receive signals from now on, and return the old handlers; only the main thread can."""
+    """Let ``handler`` receive signals from now on, and return the old ones; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {signum: signal.signal(signum, handler) for signum in signums}
@@ -44,7 +44,7 @@ def handling(handler: Handler, signums: Sequence[int] = STOPS) -> Iterator[None]
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Keep signals until the block ends, as Python ignores what a handler raises while a process is forked."""
+    """Hold signals back until the block ends, as Python ignores what a handler raises while a process is forked."""
     received: list[int] = []
     with handling(lambda signum, frame: received.append(signum)):
         yield

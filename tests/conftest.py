@@ -2,7 +2,7 @@
 
 import os
 
-# before anything is imported that counts cores: a forked process would wait for threads that only its parent has
+# before any import that counts cores: a forked process would wait for threads that only its parent has
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import urllib.request
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sklearn.mixture  # noqa: F401 - takes a second, in each process that is forked later, if not here
+import sklearn.mixture  # noqa: F401 - otherwise each process forked later would spend a second on it
 import torch
 import wandb
 
@@ -31,7 +31,7 @@ def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Weights & Biases for real, in the run's folder; each run takes half a second longer."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    wandb.teardown()  # which forgets the mode that it has seen first
+    wandb.teardown()  # forgets the mode that it saw first
     yield
     wandb.teardown()
 
@@ -48,11 +48,11 @@ def paintings(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where pre-trained weights are looked for, in vain as long as nothing is put there: the folder."""
+    """The folder where pre-trained weights are looked for; empty until a test puts something there."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # is closed
-    monkeypatch.setattr(urllib.request, "_opener", None)  # or what it remembers of proxies would outlive this
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # a closed port
+    monkeypatch.setattr(urllib.request, "_opener", None)  # or the proxies that it remembers would outlive this
     return tmp_path / "hub" / "checkpoints"
 
 

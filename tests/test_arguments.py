@@ -8,11 +8,11 @@ from cli.arguments import positive, seed
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ("--number=0", "argument --number: needs to be a whole number, 1 or more, not 0"),
-        ("--number=many", "argument --number: needs to be a whole number, 1 or more, not many"),
-        ("--number=1.5", "argument --number: needs to be a whole number, 1 or more, not 1.5"),
-        ("--seed=-1", "argument --seed: needs to be a whole number, 0 or more, not -1"),
-        (f"--seed={2**63}", f"argument --seed: needs to be less than 2**63, not {2**63}"),
+        ("--number=0", "argument --number: must be a whole number, 1 or more, not 0"),
+        ("--number=many", "argument --number: must be a whole number, 1 or more, not many"),
+        ("--number=1.5", "argument --number: must be a whole number, 1 or more, not 1.5"),
+        ("--seed=-1", "argument --seed: must be a whole number, 0 or more, not -1"),
+        (f"--seed={2**63}", f"argument --seed: must be less than 2**63, not {2**63}"),
     ],
 )
 def test_what_is_refused(given: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,9 +56,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 def save_with_little_room(path: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, SIZE))  # a quarter of what it takes
-    with pytest.raises(
-        PigmentError, match=r"'.*last\.ckpt' cannot be written, and is what it was before: File too large"
-    ):
+    with pytest.raises(PigmentError, match=r"'.*last\.ckpt' cannot be written and is unchanged: File too large"):
         save(path, 2)
 
 
@@ -74,7 +72,7 @@ def test_without_room_the_last_checkpoint_stays(tmp_path: Path) -> None:
 
 
 class Obstruct(Callback):
-    """Put a file where the folder of the checkpoints is to be."""
+    """Put a file where the checkpoint folder should be."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run_folder = Path(trainer.default_root_dir)
@@ -86,11 +84,11 @@ def test_a_run_that_cannot_save_ends_in_a_line(fruits: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as stop:
         main(tiny("fit", fruits, "--trainer.logger=false", f"--trainer.callbacks+={__name__}.Obstruct"))
     assert stop.value.code == 2
-    assert "ckpt' cannot be written, and is what it was before: File exists" in capsys.readouterr().err
+    assert "ckpt' cannot be written and is unchanged: File exists" in capsys.readouterr().err
 
 
 class FillDisk(Callback):
-    """Let the disk be full for ``metrics.csv``."""
+    """Make the disk full for ``metrics.csv``."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch == 1:

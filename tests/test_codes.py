@@ -13,7 +13,7 @@ def draw(codes: Tensor, sampler: str, number: int, seed: int = 0) -> Tensor:
 
 
 def correlated(number: int) -> Tensor:
-    """Codes whose mean is (1, 2, 3, 4) and whose covariance is far from that of the prior."""
+    """Codes with mean (1, 2, 3, 4) and a covariance far from the prior's."""
     return torch.randn(number, 4) @ torch.tensor([[3.0, 0, 0, 0], [2, 1, 0, 0], [0, 0, 0.1, 0], [0, 0, 0, 0.5]]) + (
         torch.arange(4) + 1
     )

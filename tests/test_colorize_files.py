@@ -74,7 +74,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def is_colored_anew(output: np.ndarray, original: np.ndarray, tolerance: float = 0.5) -> bool:
-    """The same lightness, where a level of 8 bits is up to 0.4, and another color, which varies."""
+    """The same lightness, where a level of 8 bits is up to 0.4, and a different color, which varies."""
     (lightness, *chroma), (lightness_before, *chroma_before) = lab(output), lab(original)
     assert np.abs(lightness - lightness_before).max() < tolerance
     return np.abs(np.subtract(chroma, chroma_before)).mean() > 2 and np.std(chroma, axis=(1, 2)).min() > 0.5
@@ -107,7 +107,7 @@ def test_any_format_keeps_its_lightness_and_gets_color(name: str, ckpt: Path, tm
         assert result.mode == "RGB"
         assert result.format == {"GIF": "PNG"}.get(before.format, before.format)
         if result.format == "JPEG":
-            assert [component[1:3] for component in result.layer] == [(1, 1)] * 3  # color in full resolution
+            assert [component[1:3] for component in result.layer] == [(1, 1)] * 3  # color at full resolution
         lossy = result.format in ("JPEG", "WEBP")
         as_shown = before.convert("L" if mode == "L" else "RGB")
         assert is_colored_anew(np.asarray(result), np.asarray(as_shown), tolerance=8 if lossy else 0.5)
@@ -153,7 +153,7 @@ def test_orientation_is_applied_and_other_exif_kept(name: str, orientation: int,
     exif[0x0112], exif[0x010E] = orientation, "A painting"
     image = draw(24, 40, channels=1, whole=65535 if "deep" in name else 255)
     original = save(tmp_path / name, image, exif=exif)
-    upright = {  # how the stored pixels are turned to be viewed, by the specification
+    upright = {  # how the specification turns stored pixels for viewing
         1: image,
         2: image[:, ::-1],
         3: image[::-1, ::-1],
@@ -183,7 +183,7 @@ def test_metadata_that_is_none_is_left_out(name: str, ckpt: Path, tmp_path: Path
 
 
 def test_what_pillow_calls_large_is_colorized(ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60 - 1)  # of which it warns; at twice as many it refuses
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60 - 1)  # it warns above this, and refuses above twice as many
     assert read(run(ckpt, save(tmp_path / "a.png")) / "a.png").pixels.shape == (40, 60, 3)
 
 
@@ -294,7 +294,7 @@ def test_what_was_there_stays_whole_if_writing_fails(
     assert [path.name for path in out.iterdir()] == ["a.png"]
     assert (out / "a.png").read_bytes() == before
     (out / "a.png").write_bytes(b"")
-    assert (run(ckpt, original) / "a.png").read_bytes() == before  # an earlier run's is replaced
+    assert (run(ckpt, original) / "a.png").read_bytes() == before  # replaces an earlier run's
 
 
 def test_folders_keep_their_structure_and_patterns_are_expanded(ckpt: Path, tmp_path: Path) -> None:

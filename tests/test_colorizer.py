@@ -121,7 +121,7 @@ def test_the_optimizer_has_the_given_rate(optimizer: str, expected: dict[str, An
 
 @pytest.mark.parametrize("setting", [{"optimizer": "adamw"}, {"loss": "l2"}])
 def test_a_name_that_is_unknown_is_refused_at_once(setting: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"init_args\.(optimizer is 'adamw', needs|loss is 'l2', needs to be mse)"):
+    with pytest.raises(ValueError, match=r"init_args\.(optimizer is 'adamw', must|loss is 'l2', must be mse)"):
         ShallowColorizer(**{"optimizer": "adam", "lr": 0.001, "loss": "mse", **setting})
 
 
@@ -143,7 +143,7 @@ def test_the_loss_of_a_step_is_that_of_its_batch_however_many_are_accumulated(pa
 
 
 def test_a_rate_that_is_not_positive_is_refused() -> None:
-    with pytest.raises(ValueError, match="lr is 0, needs over 0"):
+    with pytest.raises(ValueError, match="lr is 0, must be over 0"):
         KINDS["shallow"](lr=0)
 
 
@@ -196,7 +196,7 @@ def test_every_table_has_both_baselines(paintings: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_needs_only_its_class(kind: str) -> None:
     model, images = KINDS[kind](), skies_and_fields(4, size=16)
-    model.lab_scale[0] = 50  # as if LAB_SCALE had been another when it was trained
+    model.lab_scale[0] = 50  # as if LAB_SCALE had been different when it was trained
     fit(model, images, max_steps=2).save_checkpoint("some.ckpt")
     loaded = type(model).load_from_checkpoint("some.ckpt", weights_only=True)
     assert torch.equal(loaded.colorize(images), model.colorize(images))
@@ -235,7 +235,7 @@ def test_two_processes_agree_on_the_mean_color(paintings: Path) -> None:
 
 
 def test_a_first_batch_without_color_spoils_no_metric() -> None:
-    """Of black images gray is right in every measure."""
+    """For black images, gray is right by every measure."""
     images = torch.cat([torch.zeros(4, 3, 16, 16), skies_and_fields(4, size=16)])
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     tables = [
@@ -244,7 +244,7 @@ def test_a_first_batch_without_color_spoils_no_metric() -> None:
     ]
     names = [name for name in tables[0] if "gray" in name]
     assert {name: tables[0][name] for name in names} == pytest.approx({name: tables[1][name] for name in names})
-    assert 30 < tables[0]["val/gray_psnr"] < 50  # half of the images are copied exactly, which counts as 58.9
+    assert 30 < tables[0]["val/gray_psnr"] < 50  # half the images are exact copies, which count as 58.9
 
 
 def test_a_size_that_is_no_multiple_of_the_networks_stride_trains(paintings: Path) -> None:

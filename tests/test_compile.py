@@ -1,4 +1,4 @@
-"""Compiled networks learn the same as others."""
+"""Compiled networks learn the same as uncompiled ones."""
 
 import csv
 import shutil
@@ -25,14 +25,14 @@ def test_compiled_networks_learn_the_same(config: str, fruits: Path) -> None:
         with (main(given).run_folder / "metrics.csv").open() as lines:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]])
     eager, compiled_too = losses
-    assert compiled_too != eager  # sums in another order show that it was compiled
+    assert compiled_too != eager  # sums in a different order show that it was compiled
     assert compiled_too == pytest.approx(eager, rel=0.01)
 
 
 def test_without_a_compiler_a_line_says_so(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    torch.compiler.reset()  # or what another test has compiled would do
+    torch.compiler.reset()  # or what another test compiled would be used
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # nothing is there
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
     with pytest.raises(SystemExit, match="2"):

@@ -111,7 +111,7 @@ def test_the_vae_learns_by_adam_at_a_constant_rate(fruits: Path) -> None:
 
 
 def test_the_vae_trains_on_paintings_and_a_colorizer_on_fruits(tmp_path: Path, fruits: Path, paintings: Path) -> None:
-    """By nothing but another data section."""
+    """By a different data section alone."""
     colorizer = CONFIGS / "colorization" / "4_shallow_adam.yaml"
     for config, data, root in ((CONFIGS / "vae.yaml", colorizer, paintings), (colorizer, CONFIGS / "vae.yaml", fruits)):
         swapped = tmp_path / config.name

@@ -40,7 +40,7 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": rising, "val/kl": falling})
     assert two.size == (2 * one.width, one.height)
     same = draw_curves({"train/loss": falling, "val/loss": rising, "train/mse": falling, "val/mse": rising})
-    assert same.size == one.size  # an error that is the loss itself needs no second one
+    assert same.size == one.size  # an error that is the loss itself needs no panel of its own
     flat = draw_curves({"train/loss": falling, "val/loss": rising, "train/sigma": [(0, 1.0)], "val/sigma": [(0, 1.0)]})
     assert flat.size == one.size  # nor does a constant
     colors = {tuple(color) for color in np.asarray(one.convert("RGB")).reshape(-1, 3)}

@@ -37,7 +37,7 @@ def test_colors_are_vivid(paintings: list[np.ndarray]) -> None:
     images = [torch.from_numpy(painting).permute(2, 0, 1)[None] / 255 for painting in paintings]
     measured = torch.cat([colorfulness(image) for image in images])
     assert measured.min() > 4 * COLORLESS
-    assert 45 < measured.mean() < 65  # 59 is called quite colorful
+    assert 45 < measured.mean() < 65  # the scale calls 59 quite colorful
 
 
 @pytest.mark.parametrize("name", MATERIALS)
@@ -61,7 +61,7 @@ def test_color_follows_from_lightness_place_and_strokes(paintings: list[np.ndarr
     seen, chroma = (np.stack(parts) for parts in zip(*map(look, paintings), strict=True))
     seen = np.pad((seen - seen.mean((0, 1))) / seen.std((0, 1)), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     i, j = np.triu_indices(6)
-    terms = seen[..., i] * seen[..., j]  # of a quadratic function
+    terms = seen[..., i] * seen[..., j]  # the terms of a quadratic function
     known, new = slice(0, None, 2), slice(1, None, 2)
     weights, *_ = np.linalg.lstsq(terms[known].reshape(-1, len(i)), chroma[known].reshape(-1, 2), rcond=None)
     error = ((chroma[new] - terms[new] @ weights) ** 2).sum()

@@ -64,7 +64,7 @@ def play_with_vae(arguments: list[str]) -> None:
 
 
 def plan_study(arguments: list[str]) -> None:
-    """Look at what would be done, which takes too long to do."""
+    """Check what would be done, as doing it takes too long."""
     options, more = make_parser().parse_known_args(arguments)
     assert options.out == Path("runs/study")
     if options.command == "run":
@@ -129,7 +129,7 @@ def test_the_table_of_colorizers_is_what_their_configs_say() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what GitHub makes of a page's headings."""
+    """Return the anchors that GitHub makes from a page's headings."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -17,7 +17,7 @@ def test_kl_agrees_with_torch_distributions() -> None:
 
 def test_kl_is_zero_at_the_prior_and_positive_right_beside_it() -> None:
     assert kl_divergence(torch.zeros(1, 3), torch.zeros(1, 3)).item() == 0
-    # to second order mean²/2 + log_variance²/4, which float32 would lose if exp(x) - 1 were taken in two steps
+    # to second order mean²/2 + log_variance²/4, which float32 would lose by computing exp(x) - 1 in two steps
     beside = kl_divergence(torch.zeros(1, 1), torch.full((1, 1), 1e-4)).item()
     assert beside == pytest.approx(1e-8 / 4, rel=0.1)
 
@@ -58,7 +58,7 @@ def test_terms_are_computed_in_float32_whatever_they_are_given(dtype: torch.dtyp
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one shape, got \(2, 3\) and \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"the same shape, got \(2, 3\) and \(2, 1\)"):
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         squared_error(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))

@@ -74,7 +74,7 @@ REFUSED = {  # and why
 
 @pytest.mark.parametrize("name", ODD)
 def test_training_and_use_agree_on_a_file(name: str, tmp_path: Path) -> None:
-    """The same pixels, or the same reason why there are none."""
+    """The same pixels, or the same reason for having none."""
     path, content = tmp_path / name, ODD[name]()
     path.write_bytes(content)
     if name in REFUSED:

@@ -69,7 +69,7 @@ def test_a_last_batch_of_one_is_left_out_of_training_only(fruits: Path) -> None:
 
 
 def test_a_batch_size_of_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size is 1, needs 2 or more"):
+    with pytest.raises(ValueError, match="batch_size is 1, must be 2 or more"):
         FruitsDataModule(None, size=16, batch_size=1)
 
 
@@ -108,7 +108,7 @@ def test_flips_are_a_function_of_seed_epoch_and_image(paintings: Path, num_worke
     plain = as_images(data.store.pixels[data.store.rows["train"]]) / 255
 
     def flips(seed: int, epoch: int) -> list[bool]:
-        """Of each image, in the store's order, whether it was mirrored."""
+        """Whether each image was mirrored, in the store's order."""
         data.seed = seed
         loader = data.train_dataloader()
         loader.sampler.set_epoch(epoch)  # as Lightning does
@@ -139,7 +139,7 @@ def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
     write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(200, 0, 0))
     with pytest.raises(
         PigmentError,
-        match=r"1 usable images, of which \d fell to \w+, which needs [12]\. Add images .*manifest\.csv",
+        match=r"1 usable images, but only \d in \w+, which needs [12]\. Add images .*manifest\.csv",
     ):
         load(tmp_path / "one")
 

@@ -33,7 +33,7 @@ def cells(picture: np.ndarray) -> np.ndarray:
 
 def test_the_same_validation_images_stand_over_their_reconstructions(vae_run: PigmentCLI) -> None:
     pictures = [cells(read(vae_run.run_folder / "media" / "reconstructions" / f"epoch_000{n}.png")) for n in range(3)]
-    images = torch.stack([*vae_run.datamodule.images("val")])  # fewer than a row takes: all of them
+    images = torch.stack([*vae_run.datamodule.images("val")])  # fewer than fit in a row: all of them
     for picture in pictures:
         assert (picture[0] == images.permute(0, 2, 3, 1).numpy()).all()
     reconstructed = vae_run.model.reconstruct(images / 255).mul(255).byte().permute(0, 2, 3, 1).numpy()
@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_by_ctrl_c_has_its_film(fruits: Path) -> None:
 
 
 def test_pictures_every_no_epochs_are_refused() -> None:
-    with pytest.raises(ValueError, match="LogSamples: every_n_epochs is 0, needs 1 or more"):
+    with pytest.raises(ValueError, match="LogSamples: every_n_epochs is 0, must be 1 or more"):
         LogSamples(every_n_epochs=0)
 
 
@@ -152,7 +152,7 @@ def test_a_long_film_is_thinned_evenly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [CONFIGS / "vae.yaml", COLORIZER], ids=["vae", "colorizer"])
 def test_callbacks_watch_without_touching(config: Path, fruits: Path) -> None:
     watched = main(tiny("fit", fruits, config=config))
-    none = ["--trainer.callbacks=[callbacks.ResumeExactly]", "--trainer.logger=false"]  # which sets the random state
+    none = ["--trainer.callbacks=[callbacks.ResumeExactly]", "--trainer.logger=false"]  # it sets the random state
     alone = main(tiny("fit", fruits, *none, config=config))
     assert any(isinstance(callback, EpochImages) for callback in watched.trainer.callbacks)
     assert not any(isinstance(callback, EpochImages) for callback in alone.trainer.callbacks)

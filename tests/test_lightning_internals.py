@@ -33,7 +33,7 @@ class Toy(LightningModule):
 
 
 class Watch(Callback):
-    """Asks everything at its place in a run of 2 epochs with 4 batches each, of which 2 make a step."""
+    """Asks everything at its place in a run of 2 epochs with 4 batches each, 2 to a step."""
 
     def __init__(self) -> None:
         self.asked: set[str] = set()

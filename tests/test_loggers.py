@@ -52,7 +52,7 @@ def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [1.0, 0.6, 0.0])
 def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
-    """A kill cuts its log off, wherever its own process had got to."""
+    """A kill cuts its log off, wherever its own process had reached."""
     arguments = tiny("fit", fruits)
     assert run([*arguments, at("on_validation_batch_start", 1, 1)]) == 143
     (log,) = only("runs").glob("wandb/offline-run-*/*.wandb")

@@ -18,7 +18,7 @@ from system.errors import PigmentError
 
 NETWORKS = {"shallow": ShallowNet, "deep": DeepNet, "resnet": ResNetNet}
 
-# As the report lists them: convolutions as channels (s2: of stride 2), each but the last with a ReLU.
+# As the report lists them: convolutions as channels (s2: stride 2), each but the last with a ReLU.
 SHALLOW = "1-8s2 8-8 8-16 16-16s2 16-32 32-32s2 up 32-32 up 32-16 up 16-2 Tanh"
 DEEP = "1-64 64-64s2 64-128 128-128s2 128-256 256-256s2 256-512 512-256 256-128 up 128-64 up 64-32 32-2 Tanh up"
 

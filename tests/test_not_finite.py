@@ -39,7 +39,7 @@ def stopped(capfd: pytest.CaptureFixture[str], spoil: str, arguments: list[str])
 
 
 def check(folder: Path, said: str, data: Any) -> None:
-    """The images that are named are those of the batch, and all that was saved is from before the step."""
+    """The images named are the batch's, and everything saved is from before the step."""
     batch = torch.load(folder / "not_finite" / "step_000006_batch_rank_0.pt", weights_only=True)
     data.setup("fit")
     rows = [data.store.paths().index(path) for path in batch["files"]]

@@ -92,7 +92,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 class Refused:
-    """The lines that answer a mistake on the command line or in mine.yaml, next to a config that is right."""
+    """The lines that answer a mistake on the command line or in mine.yaml, given along with a correct config."""
 
     def __init__(self, parser: StrictParser, capsys: pytest.CaptureFixture[str]) -> None:
         self.parser, self.capsys = parser, capsys
@@ -154,7 +154,7 @@ def test_misspelled_key_whatever_it_holds(
 
 def test_key_that_resembles_none_lists_those_there_are(refused: Refused) -> None:
     answer = refused(yaml=model("zzz: 3"))
-    assert "model.init_args.zzz: no such key, known are image_size, latent_dim, loss, lr\n" in answer
+    assert "model.init_args.zzz: no such key, choose from image_size, latent_dim, loss, lr\n" in answer
 
 
 def test_argument_beside_class_path(refused: Refused) -> None:
@@ -322,7 +322,7 @@ def test_subcommand(parser: StrictParser, refused: Refused, args: list[str], wha
 
 @pytest.mark.parametrize("short", [".init_args", ""])
 def test_linked_argument_follows_its_source(parser: StrictParser, refused: Refused, short: str) -> None:
-    what = "error: model.init_args.image_size: is always data.init_args.size, here 64; set that instead\n"
+    what = "error: model.init_args.image_size: always equals data.init_args.size, here 64; set that instead\n"
     assert refused(f"--model{short}.image_size=32") == f"{what}  on the command line\n"
     assert refused(yaml=model("image_size: 32")) == f"{what}  in mine.yaml, line 4\n"
     sizes = [f"--model{short}.image_size=32", f"--data{short}.size=32"]

@@ -1,4 +1,4 @@
-"""What precision costs, on images as the demo's."""
+"""What precision costs, on images like the demo's."""
 
 import csv
 from pathlib import Path
@@ -16,7 +16,7 @@ from train import main
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen demo fruits of each kind, one of every four to test on."""
+    """Sixteen demo fruits of each kind, one in four for testing."""
     root = tmp_path_factory.mktemp("demo")
     for number in range(16):
         for index, kind in enumerate(FRUITS):
@@ -30,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bfloat16_ends_the_first_epoch_as_float32_does(
     config: str, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator: True)  # or else emulates it
+    monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator: True)  # otherwise train.py would use float32
     losses: dict[str, list[float]] = {"train/loss": [], "val/loss": []}
     for precision in ("bf16-mixed", "32-true"):
         epoch = ["--data.init_args.size=32", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
@@ -39,7 +39,7 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(
             rows = list(csv.DictReader(lines))
         for name, values in losses.items():
             values += [float(row[name]) for row in rows if row[name]]
-    for name, within in {"train/loss": 0.02, "val/loss": 0.05}.items():  # the mean of the epoch; and of one moment
+    for name, within in {"train/loss": 0.02, "val/loss": 0.05}.items():  # a mean over the epoch; one moment
         in_bfloat16, in_float32 = losses[name]
         assert in_bfloat16 != in_float32
         assert in_bfloat16 == pytest.approx(in_float32, rel=within)
@@ -47,7 +47,7 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(
 
 @pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam"])
 def test_gradients_can_be_clipped_in_bfloat16(config: str, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adam takes steps of the learning rate's length whatever the gradients', unless they are far below its epsilon."""
+    """Adam's steps are as long as the learning rate, whatever the gradients, unless these are far below its epsilon."""
     monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator: True)
     clipped = ["--data.init_args.size=16", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1e-12"]
     before, after = (

@@ -38,7 +38,7 @@ def test_they_take_the_same_steps(paintings: Path) -> None:
     two = ["--data.init_args.batch_size=2", "--trainer.default_root_dir=two"]
     assert run_two(tiny("fit", paintings, flip, *two, config=COLORIZER)) == 0
     for row, expected in zip(metrics(only("two")), metrics(only("runs")), strict=True):
-        for name in row.keys() - {"train/loss_step"}:  # which is that of rank zero
+        for name in row.keys() - {"train/loss_step"}:  # which is rank zero's
             if expected[name]:
                 assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
     weights, expected = (
@@ -65,7 +65,7 @@ def test_they_share_one_variance(fruits: Path) -> None:
     ]
     assert run_two(tiny("fit", fruits, *one_step, config=CALIBRATED)) == 0
     found = {name: float(value) for row in metrics(only("runs")) for name, value in row.items() if value}
-    # the mean over the processes of the likelihood, each at a variance of its own, would be less
+    # the processes' mean likelihood, each at its own variance, would be less
     likeliest = 3 * 16**2 / 2 * (1 + math.log(2 * math.pi * found["train/sigma"] ** 2))
     assert found["train/reconstruction"] == pytest.approx(likeliest, rel=1e-6)
     assert found["val/sigma"] == pytest.approx(found["train/sigma"])
@@ -73,7 +73,7 @@ def test_they_share_one_variance(fruits: Path) -> None:
 
 def test_they_measure_samples_as_one_does(vae_run: train.PigmentCLI) -> None:
     color = {"class_path": "tests.test_samples.Color"}
-    config = measuring(num_samples=512, features=color)  # of which each process draws a batch that one draws, too
+    config = measuring(num_samples=512, features=color)  # each process draws a batch that a single one draws, too
     arguments = tiny("test", vae_run.datamodule.folder, f"--ckpt_path={last(vae_run)}", config=config)
     assert run(arguments) == 0
     assert run_two([*arguments, "--trainer.default_root_dir=two"]) == 0
@@ -120,7 +120,7 @@ def test_too_few_images_for_the_processes_are_missed_before_training(
 ) -> None:
     for file in sorted((odd / "validation_set" / "painting").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(ProcessRaisedException, match=r"1 fell to val, which needs 2\."):
+    with pytest.raises(ProcessRaisedException, match=r"only 1 in val, which needs 2\."):
         run_two(tiny("fit", odd, config=COLORIZER))
 
 
@@ -132,8 +132,8 @@ LAUNCHERS = {
 
 class Linger(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero:  # with its pictures, or with W&B
-            time.sleep(7)  # longer than the launcher has patience
+        if trainer.is_global_zero:  # busy with pictures or with W&B
+            time.sleep(7)  # longer than the launcher waits
 
 
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
@@ -155,7 +155,7 @@ def test_a_signal_to_the_first_process_saves_and_stops_all(launcher: str, odd: P
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=60)
     assert "SIGTERM: stopped after step" in log.read_text()
-    assert status == (143 if launcher == "ddp" else 1)  # of torchrun itself
+    assert status == (143 if launcher == "ddp" else 1)  # torchrun's own status
     stopped = torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)
     assert run_two([*arguments, f"--trainer.max_epochs={stopped['epoch'] + 1}"]) == 0
-    assert only("runs")  # has gone on
+    assert only("runs")  # resumed the same run

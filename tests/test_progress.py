@@ -43,7 +43,7 @@ class SkipsSteps(BoringModel):
         pass
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, that nothing was returned
+@pytest.mark.filterwarnings("ignore")  # Lightning warns that nothing was returned
 def test_the_bar_of_a_model_that_leaves_steps_out_has_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
     Trainer(max_steps=-1, max_epochs=1, logger=False, callbacks=ProgressBar(), limit_train_batches=4).fit(SkipsSteps())
     said = "".join(capsys.readouterr())

@@ -24,8 +24,8 @@ GO_ON = "--ckpt_path=last"
 
 
 def start(arguments: list[str], in_group: bool = False) -> Any:
-    """Run train.py in a process of its own, which finds everything imported; if asked, the first of its own group."""
-    wandb.teardown()  # or they would share one service, which would wait for more of a process that was killed
+    """Run train.py in its own process, with everything imported already; if asked, as the first of its own group."""
+    wandb.teardown()  # or they would share one service, which would wait for more from a process that was killed
     process = multiprocessing.get_context("fork").Process(target=main_in_group if in_group else main, args=(arguments,))
     process.start()
     return process
@@ -37,7 +37,7 @@ def main_in_group(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run train.py in a process of its own, and return its exit status: that of a shell, or minus a signal."""
+    """Run train.py in its own process, and return its exit status: as in a shell, or minus a signal."""
     process = start(arguments)
     process.join()
     return process.exitcode
@@ -113,7 +113,7 @@ def at(hook: str, epoch: int, batch_idx: int = 0, signum: int = signal.SIGTERM, 
 STOPS = (  # one after the other, all in one run
     ("on_train_batch_end", 0, 1),  # in the middle of an epoch
     ("on_validation_batch_start", 0, 1),  # in the middle of a validation
-    ("on_validation_batch_start", 0, 1),  # in the middle of the same, which began again
+    ("on_validation_batch_start", 0, 1),  # in the middle of the same one, started over
     ("on_train_epoch_end", 0),  # between epochs
     ("on_train_batch_start", 1, 0),
     ("on_train_batch_end", 1, 2),  # before the last batch, or in the middle of accumulating gradients
@@ -167,7 +167,7 @@ def test_two_processes_that_are_stopped_end_as_if_they_were_not(
 
 
 class ReadMetrics(Callback):
-    """Reads what has been logged before there is anything."""
+    """Reads what has been logged before anything is."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert "train/loss" not in trainer.callback_metrics
@@ -224,7 +224,7 @@ def test_a_rewound_run_logs_anew(paintings: Path) -> None:
 
 
 def test_a_signal_to_all_processes_spares_the_workers(fruits: Path) -> None:
-    """As Ctrl-C at a terminal is."""
+    """Like Ctrl-C at a terminal."""
     arguments = tiny("fit", fruits, "--data.init_args.num_workers=2", "--trainer.max_epochs=100000")
     for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
         root = Path(f"runs-{status}")

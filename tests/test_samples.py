@@ -19,14 +19,14 @@ SAMPLERS = ("prior", "gaussian", "mixture")
 
 
 class Color(nn.Module):
-    """A feature that is as good as any: the mean color."""
+    """A feature as good as any: the mean color."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean(dim=(2, 3))
 
 
 def measuring(**settings: object) -> Path:
-    """The VAE's config with other settings of MeasureSamples."""
+    """The VAE's config with different settings for MeasureSamples."""
     config = yaml.safe_load((CONFIGS / "vae.yaml").read_text())
     callbacks = config["trainer"]["callbacks+"]
     callbacks[callbacks.index("callbacks.MeasureSamples")] = {
@@ -136,9 +136,9 @@ def test_of_one_test_image_samples_are_not_measured(
 
 
 def test_fewer_than_two_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_images is 1, needs 2 or more"):
+    with pytest.raises(ValueError, match="num_images is 1, must be 2 or more"):
         FitSamplers(num_images=1)
-    with pytest.raises(ValueError, match="num_samples is 0, needs 2 or more"):
+    with pytest.raises(ValueError, match="num_samples is 0, must be 2 or more"):
         MeasureSamples(num_samples=0)
 
 

@@ -44,7 +44,7 @@ def test_pixels_are_the_files_in_the_manifests_order(tmp_path: Path) -> None:
     assert sorted(np.concatenate(list(store.rows.values()))) == [1, 2, 3]
 
 
-# What a viewer shows of each: the top left and the bottom right corner of GRADIENT, as it went in.
+# What a viewer shows of each: GRADIENT's top left and bottom right corners, as they went in.
 WELL_FORMED: dict[str, tuple[str, dict[str, Any]]] = {
     "rgb.png": ("RGB", {}),
     "gray.png": ("L", {}),
@@ -132,7 +132,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     save(root / "whole.png")
     save(root / "secret.png").chmod(0)
     save(root / "closed" / "in.png").parent.chmod(0)
-    is_root = os.geteuid() == 0  # whom permissions do not stop
+    is_root = os.geteuid() == 0  # permissions do not stop root
     try:
         if is_root:
             for folder in (tmp_path, *tmp_path.parents[:3]):
@@ -171,9 +171,9 @@ def test_copies_are_named_and_leaks_into_a_later_part_are_dropped(tmp_path: Path
     assert store.summary().splitlines() == [
         "     train       val",
         "         2         1  kept",
-        "         1         0  of them exact copies of another",
-        "         2         1  of them nearly colorless",
-        "         0         1  left out: training has the same",
+        "         1         0  including exact copies of another",
+        "         2         1  including nearly colorless ones",
+        "         0         1  left out: also in training",
     ]
     assert list(store.findings()) == [
         "colorless   train/a.png  (colorfulness 0.8)",
@@ -202,7 +202,7 @@ def test_a_plain_folder_is_split_by_content(tmp_path: Path) -> None:
     for number, image in enumerate(images):
         save(tmp_path / "in" / f"{number}.png", image)
     before = manifest(tmp_path / "in")
-    for number in range(0, 200, 2):  # other names and fewer files: the rest keeps its part
+    for number in range(0, 200, 2):  # new names and fewer files: the rest keep their parts
         (tmp_path / "in" / f"{number}.png").unlink()
         (tmp_path / "in" / f"{number + 1}.png").rename(tmp_path / "in" / f"renamed {number}.png")
     after = manifest(tmp_path / "in")
@@ -318,7 +318,7 @@ def test_what_a_killed_builder_left_is_built_anew(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(PigmentError, match=r"no folder '.*nowhere': root has to name"):
+    with pytest.raises(PigmentError, match=r"no folder '.*nowhere': root must name"):
         open_store(tmp_path / "nowhere", 16, None)
 
 
@@ -355,7 +355,7 @@ def nearly_full(file: int, data: memoryview, place: int) -> int:
 def test_a_disk_that_is_full_while_building_leaves_no_store(
     enough_to_fork: int, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "ENOUGH_TO_FORK", enough_to_fork)  # for the one image
+    monkeypatch.setattr(stores, "ENOUGH_TO_FORK", enough_to_fork)  # so one image is decoded in a worker, or not
     monkeypatch.setattr(os, "pwrite", write)
     save(tmp_path / "in" / "a.png")
     with pytest.raises(PigmentError, match=r"Free some, raise your quota, or set PIGMENT_CACHE"):

@@ -73,7 +73,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     assert "10_tenth, seed 0: not finished, exit status 2. error: model.init_args.lr is -1.0" in errors
     rows = read_metrics(run.run_folder / METRICS_FILE)
     assert [int(row["epoch"]) for row in rows if "train/loss" in row] == list(range(num_epochs))
-    assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which went on
+    assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which resumed
 
     times = run.times.read_text()
     for status, said, *more in (
@@ -87,7 +87,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     with run.log.open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)  # as a process that trains it does
         assert main([*given, f"--epochs={num_epochs + 1}", f"--configs={SHALLOW}"]) == 1
-    assert "in training already" in capfd.readouterr().err
+    assert "already in training" in capfd.readouterr().err
     assert run.times.read_text() == times  # nothing was trained
 
 
@@ -101,14 +101,14 @@ def _loud_again() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model 4 (two seeds), model 8, a VAE, and folders that cannot be used; and their page."""
+    """Model 4 (two seeds), model 8, a VAE, and folders that cannot be used; and their study page."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as world:
         live_in(folder, world)
         train_models(write_paintings(folder / "paintings"), write_fruits(folder / "fruits"))
         Path("study/wandb").mkdir()  # what an earlier page left
         world.setenv("WANDB_MODE", "offline")
-        wandb.teardown()  # which forgets the mode that it has seen first
+        wandb.teardown()  # forgets the mode that it saw first
         assert main(["page", "--out=study"]) == 0
         wandb.teardown()
     return folder / "study"
@@ -127,7 +127,7 @@ def train_models(paintings: Path, fruits: Path) -> None:
     ):
         where = f"--trainer.default_root_dir=study/{config.stem}/seed{seed}"
         train(tiny("fit", root, where, f"--seed_everything={seed}", config=config))
-    Path("study/8_shallow_adam_mae/seed0/seconds.txt").write_text("90.0\n30.0\n")  # trained in two goes
+    Path("study/8_shallow_adam_mae/seed0/seconds.txt").write_text("90.0\n30.0\n")  # trained in two sessions
 
     def copy(name: str, old: str = "", new: str = "") -> Run:
         run = Run(shutil.copytree("study/8_shallow_adam_mae/seed0", Path("study", name)))
@@ -150,7 +150,7 @@ def train_models(paintings: Path, fruits: Path) -> None:
 
 
 def table_rows(page: str) -> dict[str, list[str]]:
-    """Return the cells of all tables' rows by the first, without tags."""
+    """Return the cells of every table row by their first cell, without tags."""
     rows = [
         re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     ]
@@ -159,7 +159,7 @@ def table_rows(page: str) -> dict[str, list[str]]:
 
 
 def pictures(page: str) -> dict[str, tuple[str, bytes]]:
-    """Return the kind and content of all pictures by their captions."""
+    """Return the kind and content of every picture by its caption."""
     found = re.findall(r'<img src="data:(.+?);base64,(.+?)" alt="(.+?)">', page)
     assert len(found) == page.count("<img")
     return {caption: (kind, base64.b64decode(content)) for kind, content, caption in found}
@@ -171,13 +171,13 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
     assert ", ".join(re.findall(r"<h2.*?>(.+?)</h2>", page)) == titles
     left_out = {
         "6_deep_adam, seed 0": "no run in it has a last.ckpt",
-        "8_shallow_adam_mae, seed 1": "trained on other images",
+        "8_shallow_adam_mae, seed 1": "trained on different images",
         "8_shallow_adam_mae, seed 2": "is not a whole checkpoint",
         "8_shallow_adam_mae, seed 3": "not finished: 2 of 9 epochs",
         "8_shallow_adam_mae, seed 4": "is not a whole config",
-        "8_shallow_adam_mae, seed 5": "trained in another way than 8_shallow_adam_mae, seed 0",
+        "8_shallow_adam_mae, seed 5": "trained differently from 8_shallow_adam_mae, seed 0",
         "9_deep_adam_mae, seed 0, film strip": "cannot be read",
-        "holiday": "not of this study",
+        "holiday": "not part of this study",
     } | {path.stem: "not trained" for path in CONFIGS if path.stem[0] in "12357"}
     found = dict(re.findall(r"<li><b>(.+?)</b>: (.+)</li>", page))
     assert found.keys() == left_out.keys()
@@ -186,7 +186,7 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
     assert "no finished run with the report&#39;s settings for model 9 and model 6" in page
     rows = table_rows(page)
     assert rows["left out: unreadable"] == ["1", "0"]
-    assert rows["left out: training has the same"] == ["0", "1"]
+    assert rows["left out: also in training"] == ["0", "1"]
     assert re.findall(r"(?:src|href|url\()\W*https?:", page) == []  # nothing is fetched
     shown = pictures(page)
     # lightness, three models, the original; curves of each and of all; two films; three terms and two films of the VAE
@@ -251,7 +251,7 @@ def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: p
     assert "there is no study 'nowhere'" in capsys.readouterr().err
     (tmp_path / "photos" / "2020").mkdir(parents=True)
     assert main(["page", f"--out={tmp_path}"]) == 2
-    assert "photos: not of this study" in capsys.readouterr().err
+    assert "photos: not part of this study" in capsys.readouterr().err
 
 
 FIGURES = {  # each mse deviates by 5 %, so models with two seeds have a margin of 0.05 * sqrt(1 / 2 + 1 / 2) * 2 = 10 %

@@ -82,7 +82,7 @@ def test_a_runs_own_config_repeats_it(fruits: Path) -> None:
     expected = first.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
     assert metrics(again.run_folder) == metrics(first.run_folder)
-    # whether the first was offline does not decide it for the second
+    # the first being offline does not decide it for the second
     loggers = yaml.safe_load((first.run_folder / "config.yaml").read_text())["trainer"]["logger"]
     assert [logger["init_args"]["mode"] for logger in loggers if "Wandb" in logger["class_path"]] == [None]
 
@@ -153,7 +153,7 @@ def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
     images = torch.stack(list(run.datamodule.test_dataloader().dataset)) / 255
     error = (run.model.reconstruct(images) - images).square().mean(dim=(1, 2, 3))
     assert tested["test/psnr"].item() == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-4)
-    for precision in ("32-true", "bf16-mixed"):  # whose products have two digits, too few for SSIM
+    for precision in ("32-true", "bf16-mixed"):  # bfloat16 products have two digits, too few for SSIM
         tested = main(tiny("test", fruits, last, f"--trainer.precision={precision}")).trainer.callback_metrics
         ssim = structural_similarity_index_measure(run.model.reconstruct(images), images, data_range=1.0)
         assert tested["test/ssim"].item() == pytest.approx(ssim.item(), abs=5e-3)
@@ -209,11 +209,11 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "image_size" in refused("fit", "--model.init_args.image_size=32")
     assert "there is no checkpoint 'nope.ckpt'" in refused("test", "--ckpt_path=nope.ckpt")
     assert "no run in 'runs' has a last.ckpt" in refused("test", "--ckpt_path=last")
-    assert "needs 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
+    assert "must be 1 or more; lr is -1.0" in refused("fit", "--model.init_args.lr=-1")
     assert "--ckpt_path is missing" in refused("test")
     assert "only GPUs can share BatchNorm's" in refused("fit", "--trainer.sync_batchnorm=true")
     later = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_minutes: 0}}"
-    assert "every_n_minutes is 0.0, needs over 0" in refused("fit", later)
+    assert "every_n_minutes is 0.0, must be over 0" in refused("fit", later)
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
     assert not Path("runs").exists()  # and leaves nothing behind
 
@@ -280,7 +280,7 @@ def test_precision_is_float32_where_bfloat16_is_only_emulated(fruits: Path, monk
 
 
 def not_logged_in(home: Path) -> dict[str, str]:
-    """An environment in which W&B is as on a new machine."""
+    """An environment in which W&B behaves as on a new machine."""
     return {name: value for name, value in os.environ.items() if "WANDB" not in name} | {"HOME": str(home)}
 
 
@@ -293,13 +293,13 @@ def test_a_run_without_weights_and_biases_leaves_nothing_of_it(fruits: Path, tmp
 
 
 def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tmp_path: Path) -> None:
-    env = not_logged_in(tmp_path) | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # is closed
+    env = not_logged_in(tmp_path) | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # a closed port
     command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
     said = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=True, timeout=90).stderr
     (folder,) = Path("runs").iterdir()
     (line,) = [line for line in said.splitlines() if "W&B: offline" in line]
     assert f"wandb sync {folder}/wandb/offline-run-*" in line
-    assert "wandb: " not in said  # that line is all
+    assert "wandb: " not in said  # only that line
     assert any("val/loss" in record["item"] for record in read_wandb(folder)["history"])
 
 
@@ -309,7 +309,7 @@ def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(fruits: Path, t
         command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
         run = subprocess.Popen(command, env=not_logged_in(tmp_path), stdin=terminal, stdout=terminal, stderr=terminal)
         os.close(terminal)
-        stop = threading.Timer(90, run.kill)  # as it would wait for an answer
+        stop = threading.Timer(90, run.kill)  # in case it waits for an answer
         stop.start()
         said = b""
         with contextlib.suppress(OSError):  # how a terminal ends

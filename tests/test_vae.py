@@ -56,9 +56,9 @@ def test_any_multiple_of_4_and_any_number_of_latents(image_size: int, latent_dim
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"init_args.likelihood is 'optimum', needs to be fixed or optimal\."):
+    with pytest.raises(ValueError, match=r"init_args.likelihood is 'optimum', must be fixed or optimal\."):
         ConvVAE(image_size=8, latent_dim=2, lr=1e-3, likelihood="optimum")
-    with pytest.raises(ValueError, match=r"sampler is 'mixtur', needs to be prior or gaussian or mixture\."):
+    with pytest.raises(ValueError, match=r"sampler is 'mixtur', must be prior or gaussian or mixture\."):
         ConvVAE(image_size=8, latent_dim=2, lr=1e-3).sample(1, seed=0, sampler="mixtur")
 
 
@@ -77,7 +77,7 @@ def test_every_size_can_be_tested() -> None:
     ],
 )
 def test_numbers_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"latent_dim is \d, needs 1 or more; lr is \S+, needs over 0"):
+    with pytest.raises(ValueError, match=r"latent_dim is \d, must be 1 or more; lr is \S+, must be over 0"):
         ConvVAE(image_size=8, **settings)
 
 
@@ -104,7 +104,7 @@ def test_a_few_steps_learn_to_tell_flat_colors_apart() -> None:
     model = ConvVAE(image_size=16, latent_dim=4, lr=1e-3)
     fit(model, images, steps=100)
     error = (model.reconstruct(images) - images).square().mean()
-    assert error < 0.5 * images.var(dim=0, correction=0).mean()  # which the mean color alone would leave
+    assert error < 0.5 * images.var(dim=0, correction=0).mean()  # the error that the mean color alone would leave
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -121,7 +121,7 @@ def test_training_stays_finite_when_log_variances_do_not(precision: str, setting
 
 def test_terms_are_per_image_means_and_add_up() -> None:
     model = ConvVAE(image_size=8, latent_dim=3, lr=1e-3)
-    images = torch.rand(5, 3, 8, 8)  # batches of 4 and 1, which must not count alike
+    images = torch.rand(5, 3, 8, 8)  # batches of 4 and 1, which must not count equally
     trainer = make_trainer()
     (metrics,) = trainer.validate(model, DataLoader(images, 4), verbose=False)
     mean, log_variance = model.eval().encode(images)

@@ -21,7 +21,7 @@ def files(vae_run: PigmentCLI) -> list[Path]:
 
 
 def draw(command: str, checkpoint: Path, *more: str) -> np.ndarray:
-    """(rows, columns, 16, 16, 3) of the grid that a command draws."""
+    """The grid that a command draws: (rows, columns, 16, 16, 3)."""
     assert main([command, *more, f"--ckpt={checkpoint}", "--out=new/grid.png"]) == 0
     return cells(np.asarray(Image.open("new/grid.png")))
 
@@ -53,7 +53,7 @@ def test_reconstruct_draws_files_and_below_them_what_becomes_of_them(vae_run: Pi
     originals = torch.cat([read(file) for file in files])
     found = draw("reconstruct", last(vae_run), *map(str, files))
     assert_alike(found, np.stack([as_cells(originals), as_cells(vae_run.model.reconstruct(originals))]))
-    found = draw("reconstruct", last(vae_run), *map(str, files * 5))  # more than a row has room for
+    found = draw("reconstruct", last(vae_run), *map(str, files * 5))  # more than fit in a row
     assert found.shape[:2] == (4, COLUMNS)
     assert_alike(found[2:, :2], np.stack([as_cells(originals), as_cells(vae_run.model.reconstruct(originals))]))
 
@@ -89,7 +89,7 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
     run = train(tiny("fit", fruits, "--trainer.callbacks=[callbacks.SaveLast]", "--trainer.max_epochs=1"))
     assert main(["traverse", f"--ckpt={last(run)}", "--out=grid.png"]) == 2
     assert "error: this VAE's only sampler is 'prior'" in capsys.readouterr().err
-    assert draw("sample", last(run), "--sampler=prior").shape[:2] == (8, COLUMNS)  # which needs none
+    assert draw("sample", last(run), "--sampler=prior").shape[:2] == (8, COLUMNS)  # the prior needs none
 
     assert main(["fit", f"--ckpt={last(run)}", "--out=new/fitted.ckpt", f"--root={fruits}"]) == 0
     images = torch.stack([*run.datamodule.images("train")]) / 255
@@ -107,7 +107,7 @@ def test_all_commands_work_on_a_calibrated_vae(fruits: Path, files: list[Path]) 
         draw(command, last(run))
     for command in ("reconstruct", "interpolate"):
         draw(command, last(run), *map(str, files))
-    assert main(["fit", f"--ckpt={last(run)}", "--out=fitted.ckpt"]) == 0  # where the run has found its images
+    assert main(["fit", f"--ckpt={last(run)}", "--out=fitted.ckpt"]) == 0  # where the run found its images
     assert (draw("sample", Path("fitted.ckpt")) == draw("sample", last(run))).all()
 
 
@@ -130,7 +130,7 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
         (["neighbors", "--root="], "root is empty. Name a folder"),
-        (["neighbors", "--root=none"], "there is no folder 'none': root has to name"),
+        (["neighbors", "--root=none"], "there is no folder 'none': root must name"),
         (["sample", "--out=text.ckpt/grid.png"], "'text.ckpt/grid.png' cannot be written"),
     ],
 )

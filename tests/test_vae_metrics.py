@@ -22,7 +22,7 @@ def density_coverage(real: torch.Tensor, samples: torch.Tensor, num_neighbors: i
 def test_density_and_coverage_are_the_papers() -> None:
     real, samples = torch.randn(40, 3), torch.randn(30, 3) * 0.8 + 0.3
     k, in_real, in_samples = 4, real.double().numpy(), samples.double().numpy()
-    radii = [sorted(np.linalg.norm(in_real - one, axis=1))[k] for one in in_real]  # of all, itself included
+    radii = [sorted(np.linalg.norm(in_real - one, axis=1))[k] for one in in_real]  # over all, itself included
     hits = np.array(
         [[np.linalg.norm(x - y) < radius for y in in_samples] for x, radius in zip(in_real, radii, strict=True)]
     )

@@ -1,4 +1,4 @@
-"""As much of a Weights & Biases server as a run needs: it keeps the lines of the run's history."""
+"""Just enough of a Weights & Biases server for a run: it keeps the lines of the run's history."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ class WandbServer(ThreadingHTTPServer):
         return {"WANDB_MODE": "online", "WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0" * 40}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A run that ends hangs up on it."""
+        """A run that ends hangs up on the server."""
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         entity = {"id": "e", "name": "me"}

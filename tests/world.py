@@ -1,4 +1,4 @@
-"""What the tests make their world of."""
+"""The building blocks of the tests' small world."""
 
 import io
 import json
@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin a test, or what several share: in its own folder, without W&B, in one thread, from one random state."""
+    """Begin a test or a shared fixture: in its own folder, without W&B, with one thread and a fixed seed."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))
@@ -63,7 +63,7 @@ def write_paintings(root: Path) -> Path:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of a few bytes whose header promises far more than ever comes."""
+    """A PNG of a few bytes whose header promises far more data than follows."""
     file = io.BytesIO()
     Image.new("1", (16, 16)).save(file, "PNG")
     data = bytearray(file.getvalue())
@@ -73,12 +73,12 @@ def bomb(side: int) -> bytes:
 
 
 def write_bad_files(root: Path, whole: bytes) -> dict[str, str]:
-    """Write files that are named like images and cannot be used, and return what the manifest has to say of each."""
+    """Write files that are named like images but cannot be used, and return what the manifest should say about each."""
     (root / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "empty.jpg").write_bytes(b"")
     (root / "text.jpg").write_text("I am not an image")
     (root / "bomb.png").write_bytes(bomb(20_000))
-    (root / "large.png").write_bytes(bomb(9_400))  # which Pillow would read, into 265 MB
+    (root / "large.png").write_bytes(bomb(9_400))  # Pillow would read it, into 265 MB
     os.mkfifo(root / "pipe.jpg")
     Image.new("RGB", (1, 1)).save(root / "one pixel.png")
     (root / "dangling.png").symlink_to("nowhere.png")
@@ -98,7 +98,7 @@ def write_bad_files(root: Path, whole: bytes) -> dict[str, str]:
 
 
 def damaged_exif(orientation: int) -> bytes:
-    """EXIF whose resolution is a text."""
+    """EXIF with text as its resolution."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, "no number"
     return exif.tobytes().replace(b"\x01\x0e\x00\x02", b"\x01\x1a\x00\x02")  # a description becomes a resolution
@@ -112,7 +112,7 @@ MINIATURE = {
 
 
 def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml") -> list[str]:
-    """Arguments of train.py for a config in miniature: 16 px, 2 epochs of 4 steps, float32; 4 latents."""
+    """train.py's arguments for a config in miniature: 16 px, 2 epochs of 4 steps, float32, 4 latents."""
     return [
         stage,
         f"--config={config}",
@@ -134,7 +134,7 @@ def last(run: Any) -> Path:
 
 
 def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """All that a run in offline mode holds, by type of record, as W&B's own tool reads it; stops included, by time."""
+    """All records of an offline run by type, as W&B's own tool reads them; stops included, in order of time."""
     records: dict[str, list[dict[str, Any]]] = {}
     for log in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         records.setdefault("folder", []).append({"path": log.parent / "files"})

@@ -21,8 +21,8 @@ from system.errors import PigmentError, reason
 from vae import ConvVAE
 from vae.codes import Sampler, slerp
 
-REACH = 3  # standard deviations that a direction is followed either way
-BATCH = 256  # images that are encoded or compared at a time
+REACH = 3  # standard deviations to follow a direction, either way
+BATCH = 256  # images encoded or compared at a time
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -59,13 +59,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
     )
     for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
-        command[run].add_argument("--number", type=positive, default=number, help="of images: %(default)s")
-        command[run].add_argument("--seed", type=seed, default=0, help="the same seed draws the same: %(default)s")
+        command[run].add_argument("--number", type=positive, default=number, help="number of images: %(default)s")
+        command[run].add_argument(
+            "--seed", type=seed, default=0, help="the same seed draws the same images: %(default)s"
+        )
         command[run].add_argument(
             "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from: %(default)s"
         )
     for run in (neighbors, fit):
-        command[run].add_argument("--root", help="folder of the training images; without it, that of the run")
+        command[run].add_argument("--root", help="folder of the training images; default: the run's")
     return parser
 
 

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-NUM_COMPONENTS = 200  # of the mixture, at most
-CODES_PER_COMPONENT = 30  # on average, at least
-NUM_MIXED = 64  # longest principal directions, which the mixture models; a Gaussian models the others
-REG_COVAR = 0.01  # least variance of a component (the prior's is 1); with less they explain unseen codes far worse
+NUM_COMPONENTS = 200  # at most, in the mixture
+CODES_PER_COMPONENT = 30  # at least, on average
+NUM_MIXED = 64  # the mixture models this many of the longest principal directions, and a Gaussian the others
+REG_COVAR = 0.01  # minimum variance of a component (the prior's is 1); with less, unseen codes fit far worse
 
 Sampler = Literal["prior", "gaussian", "mixture"]
 
@@ -26,8 +26,8 @@ class Codes(NamedTuple):
     """
 
     center: Tensor  # (D,)
-    directions: Tensor  # (D, D), principal, longest first; as long as the codes' standard deviation along each
-    weights: Tensor  # (K,) of the mixture's components
+    directions: Tensor  # (D, D), principal, longest first; each as long as the codes' standard deviation along it
+    weights: Tensor  # (K,), one for each component of the mixture
     means: Tensor  # (K, M)
     factors: Tensor  # (K, M, M); a covariance is its factor times the factor's transpose
 
@@ -42,8 +42,8 @@ class Codes(NamedTuple):
 
 
 def fit_codes(codes: Tensor) -> Codes:
-    """Fit the distribution of codes (N, D), two or more; the same for the same codes."""
-    from sklearn.exceptions import ConvergenceWarning  # takes a second, which only those who fit should wait for
+    """Fit the distribution of two or more codes (N, D); the same codes give the same result."""
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to import, so only fitting waits for it
     from sklearn.mixture import GaussianMixture
 
     codes = codes.to("cpu", torch.float64, copy=True)
@@ -54,10 +54,10 @@ def fit_codes(codes: Tensor) -> Codes:
     deviations = variances.clamp(min=1e-12).sqrt()  # 0 if all codes are equal
     num_mixed = min(NUM_MIXED, len(deviations))
     num_components = min(max(1, len(codes) // CODES_PER_COMPONENT), NUM_COMPONENTS)
-    mixed = codes @ directions[:, :num_mixed]  # not scaled: k-means should look at long ones most
+    mixed = codes @ directions[:, :num_mixed]  # not scaled: long directions should count most in k-means
     mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # few different codes, or slow convergence
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few distinct codes, or slow convergence
         mixture.fit(mixed.numpy())
     weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
     scale = deviations[:num_mixed]

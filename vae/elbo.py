@@ -11,10 +11,10 @@ MIN_VARIANCE = 1 / (2 * math.pi * 255**2)  # the Gaussian's density then peaks a
 def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Sum of squared errors over an image's pixels and channels.
 
-    Up to a constant the negative log-likelihood of a Gaussian decoder with variance 1/2.
+    Up to a constant, this is the negative log-likelihood of a Gaussian decoder with variance 1/2.
 
     Args:
-        reconstruction: (B, 3, H, W), of any range.
+        reconstruction: (B, 3, H, W), in any range.
         images: (B, 3, H, W), in [0, 1].
 
     Returns:
@@ -34,9 +34,9 @@ def gaussian_nll(error: Tensor, variance: Tensor, num_values: int) -> Tensor:
     & Levine 2021, "Simple and Effective VAE Training with Calibrated Decoders".
 
     Args:
-        error: sum of squared errors over an image's values, which are in [0, 1]. For its mean over images the result is
-            the mean over images.
-        variance: of a value about its reconstruction, over 0; its shape broadcasts against ``error``.
+        error: sum of squared errors over an image's values, which are in [0, 1]. Given its mean over images, the result
+            is a mean over images too.
+        variance: of a value around its reconstruction, over 0; its shape broadcasts against ``error``.
         num_values: pixels times channels of an image.
 
     Returns:
@@ -53,11 +53,11 @@ def bits_per_dim(nats: Tensor, num_values: int) -> Tensor:
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL divergence from a diagonal Gaussian posterior to the standard normal prior.
 
-    Kingma & Welling 2013 (arXiv:1312.6114), Appendix B, with the sign turned.
+    Kingma & Welling 2013 (arXiv:1312.6114), Appendix B, with the sign flipped.
 
     Args:
         mean: (B, D), the posterior's mean.
-        log_variance: (B, D), natural logarithm of its variance; finite up to 88, where exp leaves float32.
+        log_variance: (B, D), natural logarithm of its variance; up to 88, beyond which exp overflows float32.
 
     Returns:
         (B,), in nats: 0 where posterior and prior agree, never negative.
@@ -73,4 +73,4 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def _check_same_shape(names: str, first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
-        raise ValueError(f"{names} must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}.")
+        raise ValueError(f"{names} must have the same shape, got {tuple(first.shape)} and {tuple(second.shape)}.")

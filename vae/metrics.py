@@ -22,7 +22,7 @@ class Inception(nn.Module):
     """Map images (B, 3, H, W) in [0, 1] to the features (B, 2048) that papers compare images by.
 
     Raises:
-        PigmentError: if the network or its weights cannot be had.
+        PigmentError: if the network or its weights cannot be loaded.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class Inception(nn.Module):
 
 
 class DensityCoverage(Metric):
-    """How real samples look, and how much of the real they cover, by the real images' neighborhoods.
+    """How real samples look, and how much of the real data they cover, judged by the real images' neighborhoods.
 
     The neighborhood of a real image reaches to its k-th nearest real one. Density is the number of neighborhoods a
-    sample lies in, on average, divided by k: about 1 if samples are like real images, 0 if unlike, above 1 if they
+    sample lies in, on average, divided by k: about 1 if samples are like real images, 0 if not, above 1 if they
     crowd where real ones do. Coverage is the share of neighborhoods that hold a sample, at most 1. Naeem, Oh, Uh, Choi
     & Yoo 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.
 

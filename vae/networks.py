@@ -31,7 +31,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Sequential):
-    """Map latents (B, latent_dim) to images (B, 3, S, S), float32. Without an activation, values leave [0, 1]."""
+    """Map latents (B, latent_dim) to images (B, 3, S, S), float32. Without an activation, values can leave [0, 1]."""
 
     def __init__(self, image_size: int, latent_dim: int, activation: Activation) -> None:
         side = image_size // 4

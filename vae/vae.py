@@ -1,4 +1,4 @@
-"""How the ConvVAE learns, and what it can do once it has."""
+"""How the ConvVAE learns, and what it can do once trained."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from vae.codes import Codes, Sampler, fit_codes
 from vae.elbo import MIN_VARIANCE, bits_per_dim, gaussian_nll, kl_divergence, squared_error
 from vae.networks import Activation, ConvDecoder, ConvEncoder
 
-LOG_VARIANCE_RANGE = (-30.0, 20.0)  # exp stays finite in float32, and no useful variance is anywhere near
+LOG_VARIANCE_RANGE = (-30.0, 20.0)  # keeps exp finite in float32; useful variances are far from both ends
 MOMENTUM = 0.1  # of the running variance, as in BatchNorm
 
 Likelihood = Literal["fixed", "optimal"]
@@ -30,26 +30,25 @@ class ConvVAE(LogsMeans):
 
     The decoder sees a draw from the posterior in training, and the posterior's mean in validation and test, which makes
     these repeatable. ``loss = reconstruction + kl``: both are summed over an image's values or latents, and averaged
-    over the batch. The defaults are the report's recipe. Every recipe logs ``bits_per_dim``, the negative ELBO in bits
-    per color value, by which recipes compare, and ``sigma``, the decoder's standard deviation in gray levels.
+    over the batch. The defaults are the report's recipe. Every recipe logs ``sigma``, the decoder's standard deviation
+    in gray levels, and ``bits_per_dim``, the negative ELBO in bits per color value; compare recipes by the latter.
 
     Args:
         image_size: height and width of the images, in pixels; a multiple of 4.
         latent_dim: number of latents.
         lr: learning rate of Adam.
-        lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run. A run that is lengthened later goes
+        lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run. If a run is extended later, it goes
             back up.
         likelihood: the decoder is a Gaussian. ``fixed``: its variance is 1/2, which makes ``reconstruction`` the
-        squared
-            error. ``optimal``: its variance is the mean squared error of each batch, over all processes, and
+            squared error. ``optimal``: its variance is the mean squared error of each batch, over all processes, and
             ``reconstruction`` the negative log-likelihood; evaluation uses a running mean over the batches.
         activation: at the end of the decoder.
 
     Raises:
-        ValueError: if ``image_size`` is not a positive multiple of 4, another number is too small, or a name unknown.
+        ValueError: if ``image_size`` is not a positive multiple of 4, a number is too small, or a name is unknown.
     """
 
-    variance: Tensor  # () of the decoder's Gaussian; with an optimal likelihood, a running mean over the batches
+    variance: Tensor  # (), of the decoder's Gaussian; with an optimal likelihood, a running mean over the batches
 
     def __init__(
         self,
@@ -67,12 +66,14 @@ class ConvVAE(LogsMeans):
                 f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
             )
         if latent_dim < 1 or not lr > 0:
-            raise ValueError(f"model.init_args: latent_dim is {latent_dim}, needs 1 or more; lr is {lr}, needs over 0.")
+            raise ValueError(
+                f"model.init_args: latent_dim is {latent_dim}, must be 1 or more; lr is {lr}, must be over 0."
+            )
         check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
         check_choice("model.init_args.likelihood", likelihood, Likelihood)
         check_choice("model.init_args.activation", activation, Activation)
         self.save_hyperparameters()
-        self.num_values = 3 * image_size**2  # of an image
+        self.num_values = 3 * image_size**2  # in an image
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
         self.likelihood, self.lr_schedule = likelihood, lr_schedule
         self.encoder = ConvEncoder(image_size, latent_dim)
@@ -105,7 +106,7 @@ class ConvVAE(LogsMeans):
                 :meth:`fit_samplers` has fitted.
 
         Raises:
-            PigmentError: if it has not.
+            PigmentError: if that has not been fitted.
             ValueError: if there is no such sampler.
         """
         check_choice("sampler", sampler, Sampler)
@@ -121,11 +122,11 @@ class ConvVAE(LogsMeans):
         """Return the distribution of the training images' codes.
 
         Raises:
-            PigmentError: if none was fitted.
+            PigmentError: if none has been fitted.
         """
         if self.codes is None:
             raise PigmentError(
-                "this VAE's only sampler is 'prior', as the others were not fitted to its training images yet. "
+                "this VAE's only sampler is 'prior': the others have not been fitted to its training images. "
                 "Train with callbacks.FitSamplers, or fit a checkpoint: python -m vae fit"
             )
         return self.codes
@@ -139,7 +140,7 @@ class ConvVAE(LogsMeans):
         checkpoint["codes"] = self.codes and self.codes._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"].setdefault("variance", self.variance)  # older ones know only the report's recipe
+        checkpoint["state_dict"].setdefault("variance", self.variance)  # older ones have only the report's recipe
         fitted = checkpoint.get("codes")
         self.codes = fitted and Codes(**{name: tensor.cpu() for name, tensor in fitted.items()})
 
@@ -150,7 +151,9 @@ class ConvVAE(LogsMeans):
         kl = kl_divergence(mean, log_variance).mean()
         # detached: at its optimum the likelihood does not change with the variance, so the gradient is the same
         variance = self._calibrate(error.detach()) if self.likelihood == "optimal" else self.variance
-        return self._log_loss("train/", error, kl, variance, len(images))
+        terms = self._terms(error, kl, variance)
+        self.log_means("train/", terms, len(images))
+        return terms["loss"]
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
         self._evaluate("val/", images)
@@ -158,7 +161,7 @@ class ConvVAE(LogsMeans):
     def test_step(self, images: Tensor, batch_idx: int) -> None:
         reconstruction = self._evaluate("test/", images).clamp(0, 1)
         quality = {"psnr": psnr(reconstruction, images), "ssim": ssim(reconstruction, images)}
-        self.log_means({f"test/{name}": values.mean() for name, values in quality.items()}, len(images))
+        self.log_means("test/", {name: values.mean() for name, values in quality.items()}, len(images))
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
@@ -172,28 +175,29 @@ class ConvVAE(LogsMeans):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _cosine(self, step: int) -> float:
-        """Return the share of ``lr`` after a number of steps."""
-        # not at step 0: to count the steps Lightning would build the training loader, before the checkpoint is restored
+        """Return the fraction of ``lr`` to use after a number of steps."""
+        # not at step 0: counting the steps would build the training loader before the checkpoint is restored
         return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
 
     def _calibrate(self, error: Tensor) -> Tensor:
-        """Return the variance at which the batch of all processes is likeliest, and remember it."""
+        """Return the variance that makes the batch of all processes likeliest, and add it to the running mean."""
         optimal = self.trainer.strategy.reduce(error / self.num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
         self.variance.lerp_(optimal, max(MOMENTUM, 1 / (self.trainer.global_step + 1)))
         return optimal
 
     def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
-        """Log the loss for the posterior's mean, and return what it decodes to."""
+        """Log the loss for the posterior's mean, and return its reconstruction."""
         mean, log_variance = self.encode(images)
         reconstruction = self.decoder(mean)
         error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
-        self._log_loss(prefix, error, kl, self.variance, len(images))
+        self.log_means(prefix, self._terms(error, kl, self.variance), len(images))
         return reconstruction
 
-    def _log_loss(self, prefix: str, error: Tensor, kl: Tensor, variance: Tensor, num_images: int) -> Tensor:
+    def _terms(self, error: Tensor, kl: Tensor, variance: Tensor) -> dict[str, Tensor]:
+        """Return the loss, its two terms, and what recipes are compared by."""
         nll = gaussian_nll(error, variance, self.num_values)
         reconstruction = nll if self.likelihood == "optimal" else error
-        terms = {
+        return {
             "loss": reconstruction + kl,
             "reconstruction": reconstruction,
             "kl": kl,
@@ -201,5 +205,3 @@ class ConvVAE(LogsMeans):
             "sigma": 255 * variance.sqrt(),  # gray levels
             "bits_per_dim": bits_per_dim(nll + kl, self.num_values),
         }
-        self.log_means({f"{prefix}{name}": value for name, value in terms.items()}, num_images)
-        return terms["loss"]

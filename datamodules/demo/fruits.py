@@ -87,7 +87,7 @@ def normalize(vectors: Array) -> Array:
 
 def project(points: Array, axes: Array) -> Array:
     """Coordinates (..., H, W) of points (3, H, W) along axes (..., 3)."""
-    return np.einsum("...i,ihw->...hw", axes, points)  # BLAS would spend more on its threads than on so small a product
+    return np.einsum("...i,ihw->...hw", axes, points)  # BLAS would spend more on threads than on this small product
 
 
 def smoothstep(t: Array) -> Array:

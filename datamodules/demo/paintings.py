@@ -1,4 +1,4 @@
-"""Draws paintings, so colorizers, too, can be trained without a download.
+"""Draws paintings, so colorizers can also be trained without a download.
 
 ``MATERIALS`` lists the colors of each material, from shade to light, and the strokes that render it. A scene lays
 materials and tones on a canvas, back to front; ``brush`` paints any canvas. Hue follows from material and tone, and
@@ -18,8 +18,8 @@ NUM_IMAGES = {"training_set": 600, "validation_set": 100}
 SHORT_SIDE = 256  # pixels
 LONG_SIDE = 256, 360  # minimum, maximum
 NUM_TONES = 256  # from a material's deepest shade to its brightest light
-NUM_COATS = 3  # of strokes; all but the first have gaps that show the coat below
-NUM_STROKES = 4096  # different ones, then they repeat; a power of two
+NUM_COATS = 3  # layers of strokes; all but the first have gaps that show the coat below
+NUM_STROKES = 4096  # distinct strokes before they repeat; a power of two
 
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -206,7 +206,7 @@ def house(canvas: Canvas) -> None:
 
 
 def portrait(canvas: Canvas) -> None:
-    """A head and shoulders before a dark backdrop."""
+    """A head and shoulders against a dark backdrop."""
     rng, side = canvas.rng, canvas.side
     canvas = canvas.zoom((rng.uniform(-0.08, 0.08), rng.uniform(0.36, 0.42)), rng.uniform(0.15, 0.2))
     x, y = canvas.x, canvas.y  # the origin is the middle of the face; the chin is at y = 1
@@ -271,7 +271,7 @@ def brush(canvas: Canvas) -> Array:
     length, breadth, angle, contrast = STROKES[:, canvas.material]
     cos, sin = np.cos(angle), np.sin(angle)
     i, j = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    wavy_i, wavy_j = i + 4 * canvas.noise(0.15), j + 4 * canvas.noise(0.15)  # no hand is perfectly straight
+    wavy_i, wavy_j = i + 4 * canvas.noise(0.15), j + 4 * canvas.noise(0.15)  # no hand draws perfectly straight
     along, across = (wavy_j * cos + wavy_i * sin) / length, (wavy_i * cos - wavy_j * sin) / breadth
     values = rng.standard_normal(NUM_STROKES, np.float32)
     stroke, u, v = cover(along, across, values)
