@@ -26,7 +26,7 @@ def test_compiled_networks_learn_the_same(config: str, fruits: Path) -> None:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]])
     eager, compiled_too = losses
     assert compiled_too != eager  # sums in a different order show that it was compiled
-    assert compiled_too == pytest.approx(eager, rel=0.01)
+    assert compiled_too == pytest.approx(eager, rel=0.02)
 
 
 def test_without_a_compiler_a_line_says_so(

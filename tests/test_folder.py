@@ -182,7 +182,7 @@ def test_kaggle_data_sets_are_fetched_and_their_folders_found() -> None:
 @pytest.mark.usefixtures("kaggle")
 @pytest.mark.parametrize(
     ("root", "why"),
-    [("kaggle:me/nothing", "did not give .*404.* download it with a browser"), ("kaggle:me", "names no data set")],
+    [("kaggle:me/nothing", "did not deliver .*404.* download it with a browser"), ("kaggle:me", "names no data set")],
 )
 def test_a_kaggle_data_set_that_is_not_there(root: str, why: str) -> None:
     with pytest.raises(PigmentError, match=why):
