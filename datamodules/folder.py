@@ -243,10 +243,10 @@ class Images(Dataset[Tensor]):
         rows = self.rows[places]
         if self.as_rows:
             return torch.from_numpy(rows + is_mirrored * len(self.store.pixels))
-        pixels = self.store.read(rows)
+        images = as_images(self.store.read(rows))
         for index in np.flatnonzero(is_mirrored):  # one by one: a CPU copies whole images faster than indexed ones
-            pixels[index] = pixels[index, :, ::-1]
-        return as_images(pixels)
+            images[index] = images[index].flip(-1)
+        return images
 
 
 class Order(DistributedSampler[Any]):
