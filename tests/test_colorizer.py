@@ -211,7 +211,7 @@ def test_pretrained_weights_are_where_a_fit_begins_and_needed_for_nothing_else(
     with pytest.raises(SystemExit) as stop:
         main(tiny("fit", paintings, pretrained, "--trainer.logger=false", config=RESNET))
     assert stop.value.code == 2
-    assert "error: The pre-trained weights could not be downloaded" in capsys.readouterr().err
+    assert "error: the pre-trained weights could not be downloaded" in capsys.readouterr().err
 
     resnet = resnet18()
     torch.save(resnet.state_dict(), no_network / "resnet18-f37072fd.pth")
