@@ -244,7 +244,7 @@ class Images(Dataset[Tensor]):
         if self.as_rows:
             return torch.from_numpy(rows + is_mirrored * len(self.store.pixels))
         images = as_images(self.store.read(rows))
-        for index in np.flatnonzero(is_mirrored):  # one by one: a CPU copies whole images faster than indexed ones
+        for index in np.flatnonzero(is_mirrored).tolist():  # a CPU copies whole images faster than indexed ones
             images[index] = images[index].flip(-1)
         return images
 
