@@ -25,6 +25,7 @@ from system.errors import reason
 METRICS_FILE = "metrics.csv"
 UPLOAD_SECONDS = 60  # for W&B at the end of a run; it would wait forever for a dead server
 STEP = "trainer/global_step"  # Lightning's name for the step in Weights & Biases
+READ_LOG = ("-m", "wandb", "leet", "inspect", "--json")  # W&B's own command, which it may rename
 Event = tuple[int, frozenset[str]]  # a step, and the names that were logged then
 
 
@@ -155,7 +156,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 def read_wandb(log: Path) -> Iterator[Event]:
     """Yield what was logged, in order, from a transaction log of W&B, which a kill may have cut off."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    command = [sys.executable, *READ_LOG, str(log)]
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if item := json.loads(line).get("history", {}).get("item"):
             images = {name.removesuffix("._type") for name in item if name.endswith("._type")}

@@ -14,6 +14,7 @@ from resuming.loggers import read_wandb as read_wandb_log
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
 from tests.world import read_wandb, tiny
+from train import main
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")
 
@@ -60,6 +61,18 @@ def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: P
     assert run([*arguments, "--ckpt_path=last"]) == 0
     assert_logged_once(only("runs"))
     assert len({record["run_id"] for record in read_wandb(only("runs"))["run"] if "run_id" in record}) == 1
+
+
+def test_a_run_goes_on_though_the_log_of_weights_and_biases_cannot_be_read(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if W&B had renamed the command that reads it."""
+    run_of = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    monkeypatch.setattr(loggers, "READ_LOG", ("-m", "wandb", "no-such-command"))
+    again = main(tiny("fit", fruits, "--ckpt_path=last"))
+    assert again.run_folder == run_of.run_folder
+    assert [row["step"] for row in metrics(again.run_folder) if row["val/loss"]] == ["3", "7"]
+    assert any("points may appear twice" in said for said in caplog.messages)
 
 
 @pytest.fixture

@@ -135,6 +135,14 @@ def test_of_one_test_image_samples_are_not_measured(
     assert "Samples: not measured. There are 1 test and 14 training images; 2 and 1 are needed." in caplog.messages
 
 
+def test_samples_are_drawn_from_the_latest_fit_in_whatever_order_callbacks_are_listed(fruits: Path) -> None:
+    pictures = []
+    for order in ("callbacks.FitSamplers, callbacks.LogSamples", "callbacks.LogSamples, callbacks.FitSamplers"):
+        run = main(tiny("fit", fruits, f"--trainer.callbacks=[{order}]", "--trainer.logger=false"))
+        pictures.append((run.run_folder / "media" / "samples" / "epoch_0000.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_fewer_than_two_images_are_refused() -> None:
     with pytest.raises(ValueError, match="num_images is 1, must be 2 or more"):
         FitSamplers(num_images=1)
