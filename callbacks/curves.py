@@ -46,6 +46,7 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value)."""
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]
+    terms.sort(key=lambda term: term != "loss")  # which comes first
     columns, rows = min(3, len(terms)), math.ceil(len(terms) / 3)
     width, height = 5 * columns, 4 * rows
     figure = Figure(figsize=(width, height), dpi=100)
@@ -69,5 +70,5 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
 
 def _has_news(history: dict[str, list[tuple[int, float]]], term: str) -> bool:
     """Whether a term is neither a constant nor the loss itself under another name."""
-    values = {value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]}
-    return len(values) > 1 and history[f"train/{term}"] != history.get("train/loss")
+    values = [value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]]
+    return max(values) - min(values) > 1e-6 * abs(max(values)) and history[f"train/{term}"] != history.get("train/loss")

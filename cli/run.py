@@ -110,8 +110,11 @@ class PigmentCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
         if self.subcommand == "fit" and "run_id" in checkpoint:
             self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
+            rank_zero_info(f"Resuming: from {config.ckpt_path}")
         config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
-        remedy = f" Its run's own config agrees with it: --config {config_of_run}" if config_of_run.is_file() else ""
+        remedy = " Name another checkpoint"
+        if config_of_run.is_file():
+            remedy += f", or use its run's own config: --config {config_of_run}"
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in given and given[name] != value:

@@ -189,8 +189,8 @@ class FolderDataModule(LightningDataModule, ABC):
         if len(self.store.rows[part]) < at_least:
             raise PigmentError(
                 f"'{self.root}' has {sum(map(len, self.store.rows.values())):,} usable images, but only "
-                f"{len(self.store.rows[part])} in {part}, which needs {at_least}. Add images (without folders "
-                f"named {' and '.join(self.layout)}, their content decides the part), or see what became of "
+                f"{len(self.store.rows[part])} in {part}, which needs {at_least}. Add images (unless there "
+                f"are folders {' and '.join(self.layout)}, a file's content decides its part), or see what became of "
                 f"each: {self.store.folder / MANIFEST_FILE}"
             )
 

@@ -84,10 +84,8 @@ def load_model(
                 return _rebuild(kind, checkpoint).to(device or best_device()), checkpoint
             except Exception:  # another kind's settings or weights raise all sorts of errors
                 continue
-    what = f"a {saved_class}" if saved_class else "of another kind or version"
-    raise PigmentError(
-        f"'{path}' is not the checkpoint of a {family.__name__} in resuming.checkpoints.MODELS: it is {what}"
-    )
+    what = f"a {saved_class}" if saved_class else "another kind or version"
+    raise PigmentError(f"'{path}' is not the checkpoint of a {family.__name__}, but of {what}")
 
 
 def _rebuild(kind: type[Model], checkpoint: dict[str, Any]) -> Model:

@@ -182,9 +182,11 @@ def test_means_go_on_though_they_are_read_before_the_first_batch(fruits: Path) -
     assert metrics(only("stopped")) == metrics(only("runs"))
 
 
-def test_nothing_to_go_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_a_run_goes_on_from_or_that_there_is_nothing_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     main(tiny("fit", fruits, "--ckpt_path=last"))
     assert "Resuming: no run in 'runs' has a last.ckpt, so a new one begins." in caplog.messages
+    run = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
+    assert f"Resuming: from {run.run_folder}/checkpoints/last.ckpt" in caplog.messages
 
 
 def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path) -> None:

@@ -233,7 +233,8 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refus
     for stage in ("fit", "test"):
         said = refused(stage, last, "--model.init_args.lr=0.5")
         assert "lr is 0.001 in 'runs/" in said
-        assert f"but 0.5 in the config. Its run's own config agrees with it: --config {run.run_folder}/config" in said
+        remedy = f"Name another checkpoint, or use its run's own config: --config {run.run_folder}/config"
+        assert f"but 0.5 in the config. {remedy}" in said
     assert "latent_dim is 4" in refused("fit", last, "--model.init_args.latent_dim=8")
     assert "image_size is 16" in refused("fit", last, "--data.init_args.size=32")
     other = f"{OtherVAE.__module__}.{OtherVAE.__name__}"
