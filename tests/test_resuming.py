@@ -182,7 +182,7 @@ def test_means_go_on_though_they_are_read_before_the_first_batch(fruits: Path) -
     assert metrics(only("stopped")) == metrics(only("runs"))
 
 
-def test_where_a_run_goes_on_from_or_that_there_is_nothing_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_a_run_goes_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     main(tiny("fit", fruits, "--ckpt_path=last"))
     assert "Resuming: no run in 'runs' has a last.ckpt, so a new one begins." in caplog.messages
     run = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
