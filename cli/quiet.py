@@ -15,6 +15,7 @@ WARNINGS = (
 MESSAGES = (
     "litlogger",  # an advertisement, as is the next
     "litmodels",
+    "Seed set to",  # the config has it
     "GPU available",  # our own line says what is used
     "TPU available",
     "Using bfloat16 Automatic Mixed Precision",  # the config says so
@@ -27,9 +28,8 @@ MESSAGES = (
 def quiet_lightning() -> None:
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message)
-    for name in ("rank_zero", "seed", "migration.utils"):
-        logging.getLogger(f"lightning.pytorch.utilities.{name}").addFilter(_helps)
-    logging.getLogger("lightning.fabric.utilities.seed").addFilter(lambda record: False)  # the config has the seed
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(_helps)
 
 
 def _helps(record: logging.LogRecord) -> bool:

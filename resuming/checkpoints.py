@@ -79,21 +79,18 @@ def load_model(
     checkpoint = read_checkpoint(path)
     saved_class = checkpoint["hyper_parameters"].get("_class_path", "")  # only train.py stores it
     for kind in MODELS:
-        if issubclass(kind, family):
+        if issubclass(kind, family) and saved_class.rpartition(".")[2] in ("", kind.__name__):
             try:
-                return _rebuild(kind, checkpoint).to(device or best_device()), checkpoint
+                model = _rebuild(kind, checkpoint)
             except Exception:  # another kind's settings or weights raise all sorts of errors
                 continue
+            return model.to(device or best_device()), checkpoint
     what = f"a {saved_class}" if saved_class else "another kind or version"
     raise PigmentError(f"'{path}' is not the checkpoint of a {family.__name__}, but of {what}")
 
 
 def _rebuild(kind: type[Model], checkpoint: dict[str, Any]) -> Model:
-    settings = checkpoint["hyper_parameters"]
-    saved_class = settings.get("_class_path", "")  # only train.py stores it; otherwise settings and weights must fit
-    if saved_class and saved_class.rpartition(".")[2] != kind.__name__:
-        raise ValueError(f"a {saved_class}")
-    model = kind(**_known(kind, settings))
+    model = kind(**_known(kind, checkpoint["hyper_parameters"]))
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
     return model
