@@ -21,8 +21,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def exact_float32(device_type: str) -> Iterator[None]:
-    """Compute in true float32: no autocast, and no TF32 in cuDNN."""
-    cudnn = torch.backends.cudnn
+    """Compute in true float32: no autocast, and no TF32 in convolutions and matrix products."""
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
     as_set = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
-    with torch.autocast(device_type, enabled=False), cudnn.flags(**as_set, allow_tf32=False):
-        yield
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device_type, enabled=False), cudnn.flags(**as_set, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,11 +1,14 @@
 """sRGB to CIE Lab (D65) and back, always in float32, with finite gradients everywhere.
 
-kornia does the conversion: within 6e-5 of scikit-image, and as fast as our own formulas were (some 1,000 images of
-128 px a second on one CPU core).
+Within 1e-4 of scikit-image. The constants stay on the device: to copy them there in every call, as libraries do, would
+let the host wait for a GPU.
 """
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
-from kornia import color
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
 from modes import exact_float32
@@ -13,12 +16,44 @@ from modes import exact_float32
 LAB_SCALE = (100.0, 128.0, 128.0)  # networks see Lab divided by this: L in [0, 1], a and b in [-1, 1]
 HALF_A_LEVEL = 0.5 / 255  # a value this far outside [0, 1] still rounds to an 8-bit level
 BISECTIONS = 10
+RGB_TO_XYZ = (  # linear sRGB to CIE 1931 XYZ
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+WHITE = (0.95047, 1.0, 1.08883)  # XYZ of D65
+CUBE_TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))  # from the cube roots of XYZ / WHITE
+DARK = 6 / 29  # cube roots below this are replaced by a line
+
+
+class Matrices(NamedTuple):
+    """The linear parts of the conversion, (3, 3) each, and how to undo them."""
+
+    from_rgb: Tensor  # to XYZ / WHITE
+    to_lab: Tensor  # from its cube roots; L is 16 too high
+    from_lab: Tensor
+    to_rgb: Tensor
+
+
+@cache
+@torch.inference_mode(False)  # in evaluation they would become tensors that training may not use
+def matrices(device: torch.device) -> Matrices:
+    from_rgb = torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
+    to_lab = torch.tensor(CUBE_TO_LAB, dtype=torch.float64)
+    exact = (from_rgb, to_lab, to_lab.inverse(), from_rgb.inverse())
+    return Matrices(*(matrix.float().to(device) for matrix in exact))
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB (B, 3, H, W) in [0, 1] to Lab: L in [0, 100], a in [-87, 99], b in [-108, 95]."""
+    matrix = matrices(images.device)
     with exact_float32(images.device.type):
-        return color.rgb_to_lab(images.float())
+        xyz = _mix(matrix.from_rgb, rgb_to_linear_rgb(images.float()))
+        is_dark = xyz < DARK**3
+        roots = torch.where(is_dark, xyz / (3 * DARK**2) + 4 / 29, xyz.clamp(min=DARK**3).pow(1 / 3))
+        lab = _mix(matrix.to_lab, roots)
+        lab[:, 0] -= 16
+        return lab
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -29,24 +64,37 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     """
     with exact_float32(lab.device.type):
         lab = torch.cat([lab[:, :1].clamp(0, LAB_SCALE[0]), lab[:, 1:]], dim=1).float()
-        rgb = color.lab_to_rgb(lab, clip=False)
+        rgb = _to_any_rgb(lab)
         outside = ~_in_gamut(rgb)
         if outside.any():  # usually few pixels; only these are converted again
             colors = _reduce_chroma(lab.movedim(1, -1)[outside].T[None, :, None])
-            rgb = rgb.movedim(1, -1).index_put((outside,), color.lab_to_rgb(colors)[0, :, 0].T).movedim(-1, 1)
+            rgb = rgb.movedim(1, -1).index_put((outside,), _to_any_rgb(colors)[0, :, 0].T).movedim(-1, 1)
         return rgb.clamp(0, 1)
 
 
 def _reduce_chroma(lab: Tensor) -> Tensor:
     """Scale a and b by the largest factors in [0, 1] that bring the colors (B, 3, H, W) into the gamut."""
-    gray = lab * torch.tensor([1.0, 0, 0], device=lab.device).view(3, 1, 1)
+    gray = torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], dim=1)
     low, high = torch.zeros_like(lab[:, :1]), torch.ones_like(lab[:, :1])
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        inside = _in_gamut(color.lab_to_rgb(gray.lerp(lab.detach(), middle), clip=False))[:, None]
+        inside = _in_gamut(_to_any_rgb(gray.lerp(lab.detach(), middle)))[:, None]
         low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
     return gray.lerp(lab, low)
 
 
+def _to_any_rgb(lab: Tensor) -> Tensor:
+    """Convert Lab (B, 3, H, W) to sRGB, outside [0, 1] for colors that sRGB cannot show."""
+    matrix = matrices(lab.device)
+    roots = _mix(matrix.from_lab, torch.cat([lab[:, :1] + 16, lab[:, 1:]], dim=1))
+    xyz = torch.where(roots < DARK, (roots - 4 / 29) * (3 * DARK**2), roots.pow(3))
+    return linear_rgb_to_rgb(_mix(matrix.to_rgb, xyz))
+
+
 def _in_gamut(rgb: Tensor) -> Tensor:
     return ((rgb >= -HALF_A_LEVEL) & (rgb <= 1 + HALF_A_LEVEL)).all(dim=1)
+
+
+def _mix(matrix: Tensor, images: Tensor) -> Tensor:
+    """Multiply every pixel of (B, 3, H, W) by a (3, 3) matrix."""
+    return (matrix @ images.flatten(2)).unflatten(2, images.shape[2:])
