@@ -12,6 +12,7 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
+# older runs have on_device
 HOW_READ = ("num_workers", "on_device", "list_files")  # data settings that do not affect the model
 Curve = list[tuple[int, float]]  # (epoch, value)
 

@@ -14,8 +14,7 @@ from datamodules.demo import fruits as demo
 from datamodules.folder import as_images
 from datamodules.store import read_manifest
 from system.errors import PigmentError
-from tests.world import tiny, write_ball
-from train import main
+from tests.world import write_ball
 
 
 def load(root: Path | str | None, *, batch_size: int = 4, stage: str = "fit", seed: int = 0) -> FruitsDataModule:
@@ -194,12 +193,3 @@ def test_a_worker_gets_the_stores_place_and_not_its_pixels(fruits: Path) -> None
     copied = pickle.loads(pickle.dumps(images))
     assert len(pickle.dumps(images)) < 2000 < images.store.pixels.nbytes
     assert np.array_equal(copied.store.pixels, images.store.pixels)
-
-
-def test_pixels_kept_on_the_device_train_alike(fruits: Path) -> None:
-    options = ["--data.init_args.flip=true", "--trainer.logger=false"]
-    by_reading = main(tiny("fit", fruits, *options))
-    resident = main(tiny("fit", fruits, *options, "--data.init_args.on_device=true"))
-    assert resident.datamodule.on_device
-    for name, weight in by_reading.model.state_dict().items():
-        assert torch.equal(weight, resident.model.state_dict()[name]), name

@@ -395,4 +395,4 @@ def test_a_store_that_was_cut_short_is_not_read(tmp_path: Path) -> None:
     store = open_store(tmp_path / "in", 16, None)
     os.truncate(store.folder / "pixels.uint8", 100)
     with pytest.raises(PigmentError, match=r"is damaged. Delete it"):
-        store.read(np.array([0]))
+        store.read(np.array([0]), np.empty((1, 16, 16, 3), np.uint8))
