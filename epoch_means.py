@@ -8,6 +8,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 
+def of_all_processes(tensor: Tensor) -> Tensor:
+    """Stack what a tensor holds in each process: (processes, ...). No barrier first, for which the host would wait."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return tensor[None]
+    gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, tensor)
+    return torch.stack(gathered)
+
+
 class EpochMean(Metric):
     """Mean over the images of an epoch, in all processes; unlike torchmetrics' own, it never waits for the device."""
 
@@ -15,13 +24,13 @@ class EpochMean(Metric):
     num_images: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)  # as not all updates pass through torchmetrics
         for name in ("total", "num_images"):  # with bfloat16 as the default, a count would stop at 256
             self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, num_images: int | Tensor) -> None:
-        self.total += total
-        self.num_images += num_images
+        self.total.add_(total)
+        self.num_images.add_(num_images)
 
     def compute(self) -> Tensor:
         return self.total / self.num_images
@@ -50,15 +59,18 @@ class LogsMeans(LightningModule):
 
     def log_means(self, prefix: str, values: dict[str, Tensor], num_images: int) -> None:
         """Add means over a batch's images to the means of the epoch."""
-        for name, value in values.items():
-            self.add_to_mean(f"{prefix}{name}", value.detach() * num_images, num_images)
+        totals = torch.stack(list(values.values())).detach() * num_images
+        for name, total in zip(values, totals.unbind(), strict=True):
+            self.add_to_mean(f"{prefix}{name}", total, num_images)
 
     def add_to_mean(self, name: str, total: Tensor, num_images: int | Tensor) -> None:
         """Add a sum over a number of images to the mean of the epoch."""
         if name not in self.means:
             self.means[name] = EpochMean().to(self.device)
         mean = cast(EpochMean, self.means[name])
-        if not mean.update_called:  # once an epoch: each call costs 0.3 ms on a CPU
+        if mean.update_called:
+            EpochMean.update(mean, total, num_images)  # without what torchmetrics wraps around it
+        else:  # once an epoch: logging costs 0.3 ms on a CPU
             is_loss = name.endswith("/loss")
             self.log(name, mean, on_epoch=True, on_step=False, prog_bar=is_loss, metric_attribute=f"means.{name}")
-        mean.update(total, num_images)
+            mean.update(total, num_images)

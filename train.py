@@ -2,13 +2,15 @@
 
 import sys
 
+import system.matplotlib_backend  # noqa: F401 - before Lightning  # isort: skip
 import wandb
 from lightning.pytorch.cli import ArgsType
 
 from cli.quiet import quiet_lightning
 from cli.run import PigmentCLI, in_plain_words
+from resuming.together import ending_together
 from system.errors import PigmentError
-from system.hardware import keep_freed_memory
+from system.hardware import keep_freed_memory, within_memory
 from system.signals import handling, interrupt
 
 
@@ -17,7 +19,7 @@ def main(args: ArgsType = None) -> PigmentCLI:
     quiet_lightning()
     with handling(interrupt):
         try:
-            with in_plain_words():
+            with ending_together(), in_plain_words(), within_memory("Lower --data.init_args.batch_size."):
                 return PigmentCLI(args)
         except PigmentError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from callbacks.pictures import LogColorizations, LogLatentMap, LogReconstruction
 from callbacks.samples import FitSamplers, MeasureSamples
 from resuming.callback import ResumeExactly, SaveLast
 from resuming.checkpoints import WholeCheckpointIO
+from resuming.lightning_internals import SaveBest
 from resuming.loggers import ResumableCSVLogger, ResumableWandbLogger
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ResumableCSVLogger",
     "ResumableWandbLogger",
     "ResumeExactly",
+    "SaveBest",
     "SaveLast",
     "SavePredictions",
     "StopWhenNotFinite",

@@ -10,12 +10,23 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from callbacks.media import media_folder, publish
+from callbacks.schedule import is_due
 
 
 class LogCurves(Callback):
-    """Chart every metric that is logged for both train and val, by epoch: ``media/curves.png``."""
+    """Chart every metric that is logged for both train and val, by epoch: ``media/curves.png``.
 
-    def __init__(self) -> None:
+    Args:
+        every_n_epochs: epochs from one chart to the next; the last of ``max_epochs`` always gets one.
+
+    Raises:
+        ValueError: if ``every_n_epochs`` is not positive.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"LogCurves: every_n_epochs is {every_n_epochs}, must be 1 or more.")
+        self.every_n_epochs = every_n_epochs
         self.history: dict[str, list[tuple[int, float]]] = {}  # by metric: (epoch, value)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -27,7 +38,8 @@ class LogCurves(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._record(trainer, "train/")
-        if trainer.is_global_zero and any(name.startswith("val/") for name in self.history):
+        has_both = any(name.startswith("val/") for name in self.history)
+        if trainer.is_global_zero and has_both and is_due(trainer, self.every_n_epochs):
             publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves")
 
     def _record(self, trainer: Trainer, stage: str) -> None:

@@ -1,18 +1,23 @@
 """Stop before a number that is not finite spoils the weights."""
 
+import math
 import textwrap
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.media import run_folder
 from datamodules.folder import FolderDataModule
-from epoch_means import EpochMean, LogsMeans
+from epoch_means import EpochMean, LogsMeans, of_all_processes
 from system.atomic import writing
 from system.errors import PigmentError
+
+MAX_SKIPPED = 30  # steps in a row; by then a GradScaler has divided its scale of 65,536 by a billion
 
 
 class NotFiniteError(PigmentError):
@@ -27,58 +32,141 @@ class NotFiniteError(PigmentError):
         self.status = 0 if rank else 2
 
 
+class Step(NamedTuple):
+    """An optimizer step, to be judged once the device has computed it."""
+
+    number: int
+    batches: list[tuple[int, Tensor]]  # number and images
+    weights: list[Tensor]  # those that have a gradient
+    values: Tensor  # on its way to the host: each batch's loss, the sum of all processes' losses, each gradient's norm
+    arrived: Any  # the event after which it is there
+
+
 class StopWhenNotFinite(Callback):
-    """End the run before a step whose loss or gradient is not finite.
+    """Skip a step whose loss or gradient is not finite, and end the run.
 
     The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (BatchNorm's statistics and
     a decoder's variance have already seen its batch), and for each process the batch with the paths of its images.
-    Under 16-mixed, infinite gradients are left to the GradScaler.
+
+    The host never waits to know: the optimizer is told on the device, and the run ends a step later. As all processes
+    share their gradients, they end together: a loss that is not finite in one of them makes everyone's gradients NaN.
+
+    Under 16-mixed, infinite gradients are left to the GradScaler, which skips steps until it has found a scale that
+    float16 can hold. After each epoch a line says how many; too many in a row end the run.
 
     Raises:
         NotFiniteError: in training.
     """
 
     def __init__(self) -> None:
-        self.batches: list[tuple[int, Tensor, Tensor]] = []  # since the last step: number, batch and loss
+        self.batches: list[tuple[int, Tensor]] = []  # since the last step
+        self.losses: list[Tensor] = []  # theirs
+        self.norms: Tensor | None = None  # of a step's gradients, until its batch ends
+        self.unread: Step | None = None
+        self.num_skipped = self.num_skipped_in_a_row = 0  # by the GradScaler
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = run_folder(trainer) / "not_finite"
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batch_idx, self.batch = batch_idx, batch
-
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self.batches.append((self.batch_idx, self.batch, loss.detach()))
+        value = loss.detach()
+        loss.register_hook(lambda gradient: gradient + 0 * value)  # NaN unless the loss is finite
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        checked = [loss for *_, loss in self.batches]
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            # any term that is not finite shows in the sum, which on a CPU takes a tenth of the maximum's time
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            checked += [gradient.sum(dtype=torch.float32) for gradient in gradients]  # float16 might not hold it
-        is_finite = torch.stack(checked).isfinite().tolist()  # waits for the device
-        if trainer.strategy.reduce_boolean_decision(not all(is_finite), all=False):
-            first = is_finite.index(False) if False in is_finite[: len(self.batches)] else -1
-            self._stop(trainer, pl_module, *self.batches[first][:2])
-        self.batches.clear()
+        self._read(trainer, pl_module)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self.weights = [weight for weight in weights if weight.grad is not None]
+        gradients = [weight.grad for weight in self.weights]
+        # a few kernels for all on a GPU; float16 might not hold a norm
+        self.norms = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))
+        if scaler(trainer) is None:
+            skip_if(~self.norms.sum().isfinite(), optimizer, gradients)
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, batch: Tensor) -> None:
-        means = pl_module.means.items() if isinstance(pl_module, LogsMeans) else ()
-        terms = [name for name, mean in means if isinstance(mean, EpochMean) and not mean.total.isfinite()]
-        gradients = {name: weight.grad for name, weight in pl_module.named_parameters() if weight.grad is not None}
-        spoiled = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-        terms += [f"the gradient of {name}" for name in spoiled if not terms]
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append((batch_idx, batch))
+        self.losses.append(outputs["loss"])  # unlike the one that goes backward, not scaled
+        if self.norms is None:  # gradients accumulate
+            return
+        losses = torch.stack(self.losses)
+        # without a scaler the gradients know already
+        of_all = losses if scaler(trainer) is None else of_all_processes(losses)
+        values = torch.cat([losses, of_all.sum()[None], self.norms]).to("cpu", non_blocking=True)
+        arrived = torch.get_device_module(losses.device).Event()
+        arrived.record()
+        self.unread = Step(trainer.global_step - 1, self.batches, self.weights, values, arrived)
+        self.batches, self.losses, self.norms = [], [], None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer, pl_module)
+        if self.num_skipped:
+            skipped = f"{self.num_skipped} of the steps in epoch {trainer.current_epoch}"
+            rank_zero_info(f"16-mixed: skipped {skipped}, as float16 could not hold their gradients.")
+        self.num_skipped = 0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._read(trainer, pl_module)  # or a run that goes on from it would never know
+
+    def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the last step."""
+        step, self.unread = self.unread, None
+        if step is None:
+            return
+        step.arrived.synchronize()  # the device still has the next step to compute, and does not run dry
+        is_finite = [math.isfinite(value) for value in step.values.tolist()]
+        num_losses = len(step.batches)
+        losses, (is_finite_elsewhere, *gradients) = is_finite[:num_losses], is_finite[num_losses:]
+        if all(is_finite):
+            self.num_skipped_in_a_row = 0
+            return
+        if scaler(trainer) and is_finite_elsewhere:
+            self.num_skipped, self.num_skipped_in_a_row = self.num_skipped + 1, self.num_skipped_in_a_row + 1
+            if self.num_skipped_in_a_row < MAX_SKIPPED:
+                return
+        if False in losses:
+            means = pl_module.means.items() if isinstance(pl_module, LogsMeans) else ()
+            terms = [name for name, mean in means if isinstance(mean, EpochMean) and not mean.total.isfinite()]
+        else:
+            names: dict[Tensor, str] = {weight: name for name, weight in pl_module.named_parameters()}
+            judged = zip(step.weights, gradients, strict=True)
+            terms = [f"the gradient of {names[weight]}" for weight, is_good in judged if not is_good]
+            if trainer.world_size > 1:
+                terms.insert(0, "perhaps a loss in another process")
+        self._stop(trainer, step, terms, *step.batches[losses.index(False) if False in losses else -1])
+
+    def _stop(self, trainer: Trainer, step: Step, terms: list[str], batch_idx: int, batch: Tensor) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         files = data.training_files(batch_idx) if isinstance(data, FolderDataModule) else []
-        name = f"step_{trainer.global_step:06}"
+        name = f"step_{step.number:06}"
         trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
         with writing(self.folder / f"{name}_batch_rank_{trainer.global_rank}.pt") as file:
             torch.save({"batch": batch, "files": files}, file)
         raise NotFiniteError(
-            f"not finite in step {trainer.global_step:,} (epoch {trainer.current_epoch}, batch {batch_idx}): "
-            f"{textwrap.shorten(', '.join(terms), 300, placeholder=' …') or 'in another process'}. "
+            f"not finite in step {step.number:,} (epoch {trainer.current_epoch}, batch {batch_idx}): "
+            f"{textwrap.shorten(', '.join(terms), 300, placeholder=' …')}. "
             f"Its {len(batch)} images: {textwrap.shorten(', '.join(files), 1000, placeholder=' …')}. "
             f"They and the weights before the step are in '{self.folder}'; the last checkpoint stays as it was.",
             trainer.global_rank,
         )
+
+
+def scaler(trainer: Trainer) -> Any:
+    """Return the GradScaler of 16-mixed, or None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def skip_if(bad: Tensor, optimizer: Optimizer, gradients: Iterable[Tensor]) -> None:
+    """Let an optimizer's next step leave the weights alone if ``bad``, a boolean on the device.
+
+    An optimizer that is not fused gets gradients of 0 instead. Under RMSprop and SGD that does the same; Adam moves the
+    weights once more, by its momentum.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):  # how PyTorch marks fused optimizers
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
+    else:
+        for gradient in gradients:
+            gradient.masked_fill_(bad, 0)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.media import media_folder, publish
+from callbacks.schedule import is_due
 from datamodules.folder import spread_out
 from images.drawing import COLUMNS, film_strip, grid, latent_map, save_png
 from modes import evaluating
@@ -45,10 +46,9 @@ class EpochPicture(Callback, ABC):
         self.media = media_folder(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch
-        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
-        if due and trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
-            path = self.media / self.name / f"epoch_{epoch:04d}.png"
+        is_watched = trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero
+        if is_watched and is_due(trainer, self.every_n_epochs):
+            path = self.media / self.name / f"epoch_{trainer.current_epoch:04d}.png"
             publish(self.picture(trainer, pl_module), path, trainer, self.name)
 
 
@@ -109,7 +109,7 @@ class LogSamples(EpochImages):
     """New images, decoded from the same noise after every epoch.
 
     Latents on the left are drawn from the prior, and on the right from the mixture, if :class:`callbacks.FitSamplers`
-    fits one.
+    fits one. Draw them in the same epochs: in others, the mixture is older than the weights.
     """
 
     name = "samples"

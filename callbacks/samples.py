@@ -12,6 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from callbacks.schedule import is_due
 from datamodules.folder import Images, evenly_spaced
 from vae.codes import Sampler
 from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
@@ -22,7 +23,9 @@ KID_SUBSET = 1000  # images, as in torchmetrics
 
 
 class FitSamplers(Callback):
-    """Let a VAE fit its samplers to training images whenever validation starts, so that every checkpoint has them.
+    """Let a VAE fit its samplers to training images when validation starts, so that every checkpoint has them.
+
+    A checkpoint of an epoch without a fit has the samplers of the last one, which suit its weights less well.
 
     Unlike callbacks that only watch, it adds something to the model. That happens before any picture is drawn, whatever
     order the callbacks are listed in; training does not use it.
@@ -30,18 +33,22 @@ class FitSamplers(Callback):
     Args:
         num_images: evenly spaced through the training set, the same ones every time; after the last of ``max_epochs``,
             10,000 if that is more. ``python -m vae fit`` takes all, and also serves runs that end early.
+        every_n_epochs: epochs from one fit to the next; the last of ``max_epochs`` always has one.
 
     Raises:
-        ValueError: if there are fewer than two.
+        ValueError: if there are fewer than two images, or ``every_n_epochs`` is not positive.
     """
 
-    def __init__(self, num_images: int = 2048) -> None:
-        if num_images < 2:
-            raise ValueError(f"FitSamplers: num_images is {num_images}, must be 2 or more.")
-        self.num_images = num_images
+    def __init__(self, num_images: int = 2048, every_n_epochs: int = 1) -> None:
+        if num_images < 2 or every_n_epochs < 1:
+            raise ValueError(
+                f"FitSamplers: num_images is {num_images}, must be 2 or more; every_n_epochs is {every_n_epochs}, must "
+                "be 1 or more."
+            )
+        self.num_images, self.every_n_epochs = num_images, every_n_epochs
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not is_due(trainer, self.every_n_epochs):
             return
         if trainer.is_global_zero:
             images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
@@ -102,7 +109,7 @@ class MeasureSamples(Callback):
             return
         training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
-            quality = sample_quality(training, min(num_real, self.num_samples)).to(pl_module.device)
+            quality = sample_quality(training, min(num_real, self.num_samples)).to(real.device)
             for part in real.split(BATCH):  # all distances to the training images at once might not fit in memory
                 quality.update(part, real=True)
             num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
@@ -116,7 +123,10 @@ class MeasureSamples(Callback):
             pl_module.log_dict(measured, sync_dist=True)  # the same in all processes
 
     def _describe(self, images: Tensor) -> Tensor:
-        return self.net(images).double()  # in TF32, distances between nearly equal images would be noise
+        features = self.net(images)
+        if features.device.type == "mps":
+            features = features.cpu()  # Apple's GPUs have no float64; never run on one
+        return features.double()  # in TF32, distances between nearly equal images would be noise
 
 
 class Features(nn.Identity):

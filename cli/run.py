@@ -15,9 +15,10 @@ import wandb
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import BackendCompilerFailed
@@ -28,7 +29,7 @@ from resuming.checkpoints import TO_GO_ON, read_checkpoint
 from resuming.lightning_internals import leave_config_alone
 from resuming.loggers import go_offline_if_necessary
 from system.errors import PigmentError
-from system.hardware import computes_bfloat16
+from system.hardware import computes_bfloat16, hide_gpus, start_gpu
 
 DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
 
@@ -84,12 +85,28 @@ class PigmentCLI(LightningCLI):
         self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
         if not config.trainer.fast_dev_run:
             self._prepare_loggers(config, run_id)
-        if config.trainer.precision == "bf16-mixed" and not computes_bfloat16(config.trainer.accelerator):
-            rank_zero_info("This hardware only emulates bfloat16, which is slower: precision is 32-true instead.")
-            config.trainer.precision = "32-true"
+        self._suit_the_hardware(config)
         config.weights_only = True  # otherwise a checkpoint could run code
         if self.subcommand == "predict":
             config.return_predictions = False  # all would stay in memory; a callback draws them
+
+    def _suit_the_hardware(self, config: Namespace) -> None:
+        trainer = config.trainer
+        device_type = "cuda" if trainer.accelerator in ("auto", "gpu", "cuda") and start_gpu() else "cpu"
+        if trainer.accelerator == "cpu":
+            hide_gpus()  # Lightning would start CUDA all the same, to save its random state
+        if trainer.precision == "bf16-mixed" and not computes_bfloat16(device_type):
+            faster = " --trainer.precision 16-mixed should be faster." if device_type == "cuda" else ""
+            rank_zero_info(
+                f"This hardware only emulates bfloat16, which is slower: precision is 32-true instead.{faster}"
+            )
+            trainer.precision = "32-true"
+        num_gpus = torch.cuda.device_count() if device_type == "cuda" else 0
+        if is_demo(config) and trainer.devices == "auto" and num_gpus > 1 and not was_launched():
+            rank_zero_info(f"The demo images are few, so one GPU is used; --trainer.devices {num_gpus} uses all.")
+            trainer.devices = 1
+        if self.subcommand != "fit":
+            trainer.benchmark = False  # cuDNN would try its algorithms again for each size of the images
 
     def _find_checkpoint(self, config: Namespace) -> None:
         """Replace ``last`` with the newest run's checkpoint; if there is none, a fit starts a new run."""
@@ -128,7 +145,7 @@ class PigmentCLI(LightningCLI):
             if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.run_folder)
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                self._prepare_wandb(logger.init_args, run_id, is_demo=config.get("data.init_args.root", "") is None)
+                self._prepare_wandb(logger.init_args, run_id, is_demo=is_demo(config))
 
     def _prepare_wandb(self, wandb_args: Namespace, run_id: str, is_demo: bool) -> None:
         # absolute, because W&B's service process stays in the folder where it was started
@@ -153,18 +170,36 @@ class PigmentCLI(LightningCLI):
             self.config.fit.ckpt_path = None  # the saved config describes the run, not where it resumed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
+        except RuntimeError as error:  # from SLURMEnvironment, if there is no --ntasks-per-node
+            if "SLURM" not in str(error):
+                raise
+            self.parser.error(str(error))
+        self._check_processes(trainer)
         if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
             self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
-        if isinstance(trainer.accelerator, CUDAAccelerator):
-            torch.set_float32_matmul_precision("high")  # TF32, which PyTorch allows cuDNN's convolutions anyway
         # not in defaults.yaml, where a progress bar would forbid trainer.enable_progress_bar: false
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [ProgressBar() if type(one) is TQDMProgressBar else one for one in callbacks]
+        bars = (TQDMProgressBar, RichProgressBar)  # Lightning takes the latter where rich is installed, as on Colab
+        callbacks[:] = [ProgressBar() if type(one) in bars else one for one in callbacks]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
         return trainer
+
+    def _check_processes(self, trainer: Trainer) -> None:
+        """Refuse to go on unless there is a process for each device: Lightning would leave devices idle."""
+        num_nodes, num_devices = trainer.num_nodes, trainer.num_devices
+        for launcher in (TorchElasticEnvironment, SLURMEnvironment):  # Lightning, too, prefers the first
+            if launcher.detect():
+                launcher().validate_settings(num_devices, num_nodes)
+                if (started := launcher().world_size()) != num_nodes * num_devices:
+                    self.parser.error(
+                        f"{num_nodes} x {num_devices} devices need as many processes, but {started} started. "
+                        f"In SLURM: #SBATCH --nodes={num_nodes} --ntasks-per-node={num_devices}, then srun"
+                    )
+                return
 
     def after_instantiate_classes(self) -> None:
         if self.config[self.subcommand].compile:
@@ -172,7 +207,11 @@ class PigmentCLI(LightningCLI):
                 if any(True for _ in child.parameters()):  # a network, not a metric
                     child.compile()
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        where = f"{self.trainer.world_size} x {self.trainer.strategy.root_device.type}"
+        num_processes = self.trainer.world_size
+        where = f"{num_processes} x {self.trainer.strategy.root_device.type}"
+        if num_processes > 1 and self.subcommand == "fit":
+            num_images = num_processes * self.datamodule.batch_size * self.trainer.accumulate_grad_batches
+            where += f", {num_images} images in a step"
         rank_zero_info(
             f"Model: {type(self.model).__name__}, {num_parameters:,} parameters, {self.trainer.precision} on {where}"
         )
@@ -196,6 +235,15 @@ class PigmentCLI(LightningCLI):
         print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
 
     after_fit = after_validate = after_test = after_predict = say_where_everything_is
+
+
+def is_demo(config: Namespace) -> bool:
+    return config.get("data.init_args.root", "") is None
+
+
+def was_launched() -> bool:
+    """Whether torchrun or SLURM has started several processes, which is a request for as many devices."""
+    return any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 @contextmanager

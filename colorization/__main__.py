@@ -12,6 +12,7 @@ from colorization.pictures import colorize_files
 from images.files import SUFFIXES, find_images, has_own_format
 from resuming.checkpoints import load_model
 from system.errors import PigmentError
+from system.hardware import within_memory
 
 DESCRIPTION = """\
 Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
@@ -29,11 +30,12 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(args)
     try:
-        outputs = plan(options.paths, options.out)
-        colorizer, _ = load_model(options.ckpt, Colorizer)
-        if not colorizer.image_size:
-            raise PigmentError(f"the colorizer in '{options.ckpt}' was never trained")
-        num_failed = colorize_files(colorizer, outputs)
+        with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
+            outputs = plan(options.paths, options.out)
+            colorizer, _ = load_model(options.ckpt, Colorizer)
+            if not colorizer.image_size:
+                raise PigmentError(f"the colorizer in '{options.ckpt}' was never trained")
+            num_failed = colorize_files(colorizer, outputs)
     except PigmentError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

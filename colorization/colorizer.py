@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
 from colorization.metrics import ciede2000
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from epoch_means import LogsMeans
+from epoch_means import LogsMeans, of_all_processes
 from images.colorfulness import colorfulness
 from images.similarity import psnr, ssim
 from modes import evaluating
@@ -54,7 +54,7 @@ class Colorizer(LogsMeans):
 
     lab_scale: Tensor  # (3, 1, 1); in the checkpoint, so old ones stay right if LAB_SCALE changes
     num_trained: Tensor  # images in all steps
-    mean_chroma: Tensor  # (2, 1, 1), over all these images
+    mean_chroma: Tensor  # (2, 1, 1), over all these images in a checkpoint, and over this process's in training
 
     def __init__(
         self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
@@ -71,6 +71,7 @@ class Colorizer(LogsMeans):
         self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
         self.register_buffer("num_trained", torch.tensor(0))
         self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
+        self._ddp_params_and_buffers_to_ignore = ["mean_chroma"]  # DDP would give all processes the first one's
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Convert RGB (B, 3, H, W) in [0, 1] to lightness (B, 1, H, W) in [0, 1] and chroma (B, 2, H, W)."""
@@ -118,20 +119,29 @@ class Colorizer(LogsMeans):
         fuse = self.optimizer != "rmsprop" and self.trainer.gradient_clip_val is None
         return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **({"fused": True} if fuse else {}))
 
+    def on_train_end(self) -> None:
+        self.mean_chroma.copy_(of_all_processes(self.mean_chroma).mean(dim=0))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["image_size"] = self.image_size
+        by_process = of_all_processes(self.mean_chroma)
+        checkpoint["mean_chroma_by_process"] = by_process
+        checkpoint["state_dict"]["mean_chroma"] = by_process.mean(dim=0)  # each has seen as many images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["state_dict"].pop("image_size", 0)  # older checkpoints have it there, as a tensor
         self.image_size = int(checkpoint.get("image_size", kept))
+        by_process = checkpoint.get("mean_chroma_by_process", ())
+        trainer = self._trainer
+        if trainer and trainer.state.fn is TrainerFn.FITTING and len(by_process) == trainer.world_size:
+            checkpoint["state_dict"]["mean_chroma"] = by_process[trainer.global_rank]
 
     def _describe_training(self, chroma: Tensor) -> None:
         """Record what the baseline and colorizing need to know about the training images."""
         self.image_size = min(chroma.shape[2:])
         num_images = len(chroma) * self.trainer.world_size  # each process has a batch of the same size
-        self.num_trained += num_images
-        batch_mean = self.trainer.strategy.reduce(chroma.mean(dim=(0, 2, 3)), reduce_op="mean").view(2, 1, 1)
-        self.mean_chroma += (batch_mean - self.mean_chroma) * num_images / self.num_trained
+        self.num_trained.add_(num_images)
+        self.mean_chroma.lerp_(chroma.mean(dim=(0, 2, 3)).view(2, 1, 1), num_images / self.num_trained)
 
     def _evaluate(self, prefix: str, images: Tensor) -> None:
         lightness, chroma = self.split(images)

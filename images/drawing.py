@@ -1,6 +1,7 @@
 """Pictures made of many images: grids, pairs, film strips and maps."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +28,21 @@ def save_png(image: Image.Image, path: Path) -> None:
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Lay out images (B, 3, H, W) in [0, 1] in rows, as 8-bit RGB."""
     return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
+
+
+def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Image:
+    """Lay out images (3, H, W) in [0, 1], all of one size, as :func:`grid` does, but one by one.
+
+    So many images need not be in memory at once.
+    """
+    for index, image in enumerate(images):
+        height, width = (side + MARGIN for side in image.shape[1:])
+        if index == 0:
+            size = columns * width + MARGIN, math.ceil(num_images / columns) * height + MARGIN
+            canvas = Image.new("RGB", size, "white")
+        row, column = divmod(index, columns)
+        canvas.paste(to_pil_image(image.cpu()), (column * width + MARGIN, row * height + MARGIN))
+    return canvas
 
 
 def pairs(above: Tensor, below: Tensor) -> Image.Image:

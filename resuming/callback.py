@@ -13,27 +13,38 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.folder import FolderDataModule
 from epoch_means import EpochMean, LogsMeans
 from resuming.lightning_internals import (
+    SaveBest,
     begin_validation_again,
     is_accumulating,
     is_within_epoch,
     place_in_epoch,
     position,
+    settle_ddp,
     straighten_progress,
+    take_over_signals,
 )
 from resuming.loggers import ResumableCSVLogger
+from system.atomic import link
 from system.signals import Interrupted, handle
+
+ASK_SECONDS = 1.0  # from one time that processes ask each other whether to stop to the next
+MAX_SHARE = 1 / 30  # of the time, for saving between epochs
 
 
 class SaveLast(Checkpoint):
-    """Keep ``checkpoints/last.ckpt``: after every epoch, now and then within one, and on SIGTERM or SIGINT.
+    """Keep ``checkpoints/last.ckpt``: after epochs, now and then within one, at the end, and on SIGTERM or SIGINT.
 
-    After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics.
+    After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. Unless
+    it ends, an epoch is passed over while saving would take more than 1/30 of the time since the last checkpoint.
 
     A signal ends the run at the next point that it can resume from: before most batches, in training and validation.
+    Several processes ask each other about once a second whether one of them has received one.
 
     Args:
         every_n_train_steps: within epochs, save whenever the number of optimizer steps is a multiple of this.
@@ -50,6 +61,7 @@ class SaveLast(Checkpoint):
                 raise ValueError(f"SaveLast: {name} is {value}, must be over 0, or null for never.")
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
         self.signum = 0  # the signal received, if any
+        self.save_seconds = 0.0  # that the last save took; not known before the first
         self.has_validated = False  # since the last training batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,15 +78,13 @@ class SaveLast(Checkpoint):
         self._listen(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save_or_stop(trainer, due=True)
+        self._save_or_stop(trainer, is_between=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # not right after a validation: a run that goes on from there would count one step too many
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0 and not self.has_validated:
-            minutes = (time.monotonic() - self.saved_at) / 60
-            due = self.every_n_minutes is not None and minutes >= self.every_n_minutes
-            due |= self.every_n_train_steps is not None and trainer.global_step % self.every_n_train_steps == 0
-            self._save_or_stop(trainer, due)
+            every = self.every_n_train_steps
+            self._save_or_stop(trainer, due=every is not None and trainer.global_step % every == 0)
         self.has_validated = False
 
     def on_validation_batch_start(
@@ -92,17 +102,16 @@ class SaveLast(Checkpoint):
     def _listen(self, trainer: Trainer) -> None:
         """Take signals over from Lightning, whose handlers talk to other processes; it restores them when done."""
         self.saved, self.saved_at = position(trainer), time.monotonic()
+        self.num_calls, self.asked_at, self.ask_every = 0, self.saved_at, 0.0
+        take_over_signals(trainer)
         handle(self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
 
-    def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
-        signum = self.signum
-        if trainer.world_size > 1:  # if one process has to save or stop, all do
-            ours = torch.tensor([due, signum], device=trainer.strategy.root_device)
-            due, signum = trainer.strategy.reduce(ours, reduce_op="max").tolist()
-        if due or signum:
+    def _save_or_stop(self, trainer: Trainer, due: bool = False, is_between: bool = False) -> None:
+        is_old, signum = self._agree(trainer, due or is_between, is_between)
+        if due or is_old or signum:
             self._save(trainer)
         if signum:
             name, step = signal.Signals(signum).name, trainer.global_step
@@ -110,10 +119,38 @@ class SaveLast(Checkpoint):
             rank_zero_info(f"\n{name}: stopped after step {step:,}. {how}")  # below the progress bar
             raise Interrupted(signum, trainer.global_rank)
 
+    def _agree(self, trainer: Trainer, at_once: bool, is_between: bool) -> tuple[bool, int]:
+        """Return whether the last checkpoint is too old, and the signal received, if any: the same in all processes.
+
+        To ask each other makes them wait, so they do it once in as many calls as the slowest makes in a second.
+        """
+        now = time.monotonic()
+        age = now - self.saved_at
+        is_old = self.every_n_minutes is not None and age >= 60 * self.every_n_minutes
+        is_old |= is_between and age * MAX_SHARE >= self.save_seconds
+        if trainer.world_size == 1:
+            return is_old, self.signum
+        self.num_calls += 1
+        if not at_once and self.num_calls < self.ask_every:
+            return False, 0
+        seconds = (now - self.asked_at) / self.num_calls
+        ours = torch.tensor([is_old, self.signum, seconds], device=trainer.strategy.root_device)
+        is_old, signum, seconds = trainer.strategy.reduce(ours, reduce_op="max").tolist()
+        self.num_calls, self.asked_at, self.ask_every = 0, now, ASK_SECONDS / seconds
+        return bool(is_old), int(signum)
+
     def _save(self, trainer: Trainer) -> None:
-        if position(trainer) != self.saved and not self.is_trial:
+        if position(trainer) == self.saved or self.is_trial:
+            return
+        begun = time.monotonic()
+        bests = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveBest)]
+        present = [path for best in bests for path in best.write(trainer)]
+        if not present:
             trainer.save_checkpoint(self.path, weights_only=False)
-            self.saved, self.saved_at = position(trainer), time.monotonic()
+        elif trainer.is_global_zero:
+            link(Path(present[0]), self.path)
+        self.saved, self.saved_at = position(trainer), time.monotonic()
+        self.save_seconds = self.saved_at - begun
 
 
 class ResumeExactly(Callback):
@@ -132,6 +169,10 @@ class ResumeExactly(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, ResumableCSVLogger):
                 logger.rewind(trainer.global_step)
+        ddp = trainer.strategy.model
+        if isinstance(ddp, DistributedDataParallel):
+            ddp.broadcast_buffers = False  # the first process sends its own in every step; validation needs them first
+            settle_ddp(ddp)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._restore_means(trainer, pl_module)
@@ -149,6 +190,11 @@ class ResumeExactly(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         begin_validation_again(trainer)
+        if trainer.world_size > 1:
+            for module in pl_module.modules():
+                if isinstance(module, _BatchNorm):  # the first process's statistics are those that a checkpoint holds
+                    for statistic in module.buffers():
+                        torch.distributed.broadcast(statistic, src=0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run_id"] = Path(trainer.default_root_dir).name

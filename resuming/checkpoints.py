@@ -112,7 +112,7 @@ def data_of(checkpoint: dict[str, Any], **changes: Any) -> FolderDataModule:
         raise PigmentError("the checkpoint does not say what it was trained on; name the folder of images with --root")
     kind = kind or FruitsDataModule
     try:
-        return kind(**_known(kind, {**settings, "on_device": False, **changes}))
+        return kind(**_known(kind, {**settings, **changes}))
     except ValueError as error:
         raise PigmentError(str(error)) from error
 

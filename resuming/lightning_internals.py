@@ -1,8 +1,14 @@
 """Everything that relies on Lightning 2.6's internals, with the reasons: what a new release may break is here."""
 
+from copy import deepcopy
 from typing import Any
 
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed import Store
+from torch.distributed.distributed_c10d import _get_default_store
+from torch.nn.parallel import DistributedDataParallel
 
 
 def position(trainer: Trainer) -> tuple[int, int]:
@@ -13,12 +19,41 @@ def position(trainer: Trainer) -> tuple[int, int]:
     return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
 
+def settle_ddp(ddp: DistributedDataParallel) -> None:
+    """Let DDP choose before the first step what it would choose after it: the order in which it sums gradients.
+
+    It packs them into buckets, and packs them once more in the order in which they came in the first backward pass. A
+    resumed run begins with the first packing again, and the rounding of a sum by three or more processes depends on it.
+    A backward pass of zeros, the last weights first, gives both runs the same packing from the first step on.
+
+    The options ``find_unused_parameters``, with which nothing is repacked, and ``static_graph``, with which DDP learns
+    the graph from the first backward pass, are left alone.
+    """
+    if ddp.find_unused_parameters or ddp.static_graph:
+        return
+    weights = [weight for weight in ddp.parameters() if weight.requires_grad]
+    ddp.reducer.prepare_for_backward([])  # as at the end of a forward pass
+    torch.stack([weight.sum() * 0 for weight in weights]).sum().backward()
+    for weight in weights:
+        weight.grad = None
+
+
+def shared_store() -> Store:
+    """Return the values that the processes of a run share; PyTorch has no public name for them."""
+    return _get_default_store()
+
+
 def is_accumulating(trainer: Trainer) -> bool:
     """Whether gradients are waiting for more batches to add to them; no checkpoint holds them, so none can resume here.
 
     Only Lightning knows how ``accumulate_grad_batches`` and the last batch of an epoch affect this.
     """
     return trainer.fit_loop._should_accumulate()
+
+
+def take_over_signals(trainer: Trainer) -> None:
+    """Keep Lightning from asking all processes before every step whether one of them has received SIGTERM."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def begin_validation_again(trainer: Trainer) -> None:
@@ -74,3 +109,71 @@ def straighten_progress(checkpoint: dict[str, Any]) -> None:
 
 def leave_config_alone(cli: Any) -> None:
     """Stand in for ``LightningCLI._parse_ckpt_path``, which lets a checkpoint silently override the user's settings."""
+
+
+class SaveBest(ModelCheckpoint):
+    """Lightning's keeper of the best checkpoint, but :class:`resuming.callback.SaveLast` says when it may write.
+
+    If the best epoch is the last, one file then does for both. Until something is written, the best checkpoint waits in
+    memory, beside the weights: a run that is killed finds it again on its way from ``last.ckpt``.
+
+    Lightning would save before an epoch's metrics are logged; this does when the next epoch starts, as SaveLast does.
+    The best of several validations within an epoch is still written at once.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.is_epoch_over = False
+        self.waiting: dict[str, dict[str, Any] | None] = {}  # by path; None until the next epoch starts
+        self.superseded: list[str] = []  # paths
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)  # as in older checkpoints
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if None in self.waiting.values():
+            self._forget_superseded()
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=self.save_weights_only)
+            copy = deepcopy(checkpoint) if trainer.is_global_zero else {}
+            self.waiting = {path: copy if held is None else held for path, held in self.waiting.items()}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_epoch_over = True
+        super().on_train_epoch_end(trainer, pl_module)
+        self.is_epoch_over = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        for path, checkpoint in self.waiting.items():
+            if checkpoint is not None:
+                trainer.strategy.save_checkpoint(checkpoint, path)
+
+    def write(self, trainer: Trainer) -> list[str]:
+        """Write what waits, remove what it supersedes, and return the checkpoints that hold the present state."""
+        self._forget_superseded()
+        for path, checkpoint in self.waiting.items():
+            if checkpoint is None:
+                super()._save_checkpoint(trainer, path)
+            else:
+                trainer.strategy.save_checkpoint(checkpoint, path)
+        for path in self.superseded:
+            trainer.strategy.remove_checkpoint(path)
+        present = [path for path, checkpoint in self.waiting.items() if checkpoint is None]
+        self.waiting, self.superseded = {}, []
+        return [] if self.save_weights_only else present
+
+    def _forget_superseded(self) -> None:
+        for path in self.superseded:
+            self.waiting.pop(path, None)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if self.is_epoch_over:
+            self.waiting[filepath] = None
+        else:
+            super()._save_checkpoint(trainer, filepath)
+
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self.superseded.append(filepath)

@@ -11,6 +11,7 @@ from cli.quiet import quiet_lightning
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.errors import PigmentError
+from system.hardware import within_memory
 from system.signals import Interrupted
 
 RUN = """\
@@ -45,7 +46,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return train_all(options, more)
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        print(f"Page  {write_page(options.out)}")
+        with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
+            print(f"Page  {write_page(options.out)}")
         return 0
     except PigmentError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from study.runs import Run, read_config
 from system.errors import PigmentError, reason
+from system.hardware import start_gpu
 from system.signals import handling, interrupt
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +180,10 @@ def advance(bar: "tqdm[Any]", task: Task, shown: int) -> int:
 
 def visible_devices() -> list[dict[str, str]]:
     """Return, for each GPU, the environment in which a process sees only that one; without GPUs, one empty one."""
+    if not start_gpu():
+        return [{}]
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(index) for index in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]] or [{}]
+    if not names[0].startswith("MIG-"):  # a process never sees more than the first of these parts of GPUs
+        names = names[:count]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names]

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,20 @@ def writing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
         with suppress(OSError):  # already renamed, or never created
             partial.unlink()
     sync_folder(path.parent)
+
+
+def link(source: Path, path: Path) -> None:
+    """Give a file another name, as atomically as :func:`writing` does; without hard links, the name gets a copy."""
+    partial = path.with_name(f".{path.name[-LONGEST_NAME:]}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        with source.open("rb") as original, writing(path) as copy:
+            shutil.copyfileobj(original, copy)
+    else:
+        partial.replace(path)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

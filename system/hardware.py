@@ -1,24 +1,64 @@
 """The device, number formats and memory that the machine computes with."""
 
 import ctypes
+import os
 import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.utilities.memory import is_oom_error
+
+from system.errors import PigmentError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
 
 
 def best_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the GPU if there is one that works, else the CPU."""
+    return torch.device("cuda" if start_gpu() else "cpu")
 
 
-def computes_bfloat16(accelerator: str) -> bool:
-    """Whether the hardware of a Lightning accelerator computes bfloat16 natively."""
-    if accelerator != "cpu" and torch.cuda.is_available():
+def start_gpu() -> bool:
+    """Make the GPU ready to compute, as every command uses it; if there is one that does not work, say why and hide it.
+
+    Once CUDA has started, no process that computes on a GPU can be forked.
+    """
+    if not torch.cuda.is_available():  # also true with a driver that is too old: Lightning lets torch ask only NVML
+        return False
+    try:
+        torch.cuda.init()
+    except Exception as error:  # a driver, library or setting that does not fit raises all sorts of errors
+        print(f"No GPU can be used: {reason(error)}", file=sys.stderr)
+        hide_gpus()
+        return False
+    torch.set_float32_matmul_precision("high")  # TF32, which PyTorch allows cuDNN's convolutions anyway
+    return True
+
+
+def hide_gpus() -> None:
+    """Let PyTorch, Lightning and the processes started from this one see no GPU; too late once CUDA has started."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def computes_bfloat16(device_type: str) -> bool:
+    """Whether a kind of device, the GPU or the CPU, computes bfloat16 natively."""
+    if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@contextmanager
+def within_memory(remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error, a GPU's or the machine's, into a PigmentError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_oom_error(error):
+            raise
+        raise PigmentError(f"out of memory. {remedy}") from error
 
 
 def keep_freed_memory() -> None:

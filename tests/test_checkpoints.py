@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -10,7 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import WholeCheckpointIO
+from resuming import callback
 from system.errors import PigmentError
+from tests.test_resuming import assert_same, only
+from tests.test_train import SpoilLastEpoch
 from tests.world import tiny
 from train import main
 
@@ -104,3 +108,39 @@ def test_a_full_disk_ends_a_run_in_a_line(fruits: Path, capsys: pytest.CaptureFi
     assert "error: [Errno 28] No space left on device. The last checkpoint is whole;" in capsys.readouterr().err
     (checkpoint,) = Path("runs").glob("*/checkpoints/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+
+
+def test_the_best_is_the_same_whether_it_was_written_at_once_or_waited(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = f"--trainer.callbacks+={__name__}.{SpoilLastEpoch.__name__}"
+    for share, root in {1e9: "at_once", 0: "waited"}.items():
+        monkeypatch.setattr(callback, "MAX_SHARE", share)
+        main(tiny("fit", fruits, "--trainer.max_epochs=4", spoiled, f"--trainer.default_root_dir={root}"))
+    assert_same(only("waited"), expected=only("at_once"))
+    assert len(list(only("waited").glob("checkpoints/*"))) == 2
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_one_file_is_both_the_best_and_the_last(can_link: bool, fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_link:
+        monkeypatch.setattr(os, "link", lambda *names: os.chdir("/nowhere"))
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    best, last = sorted((run.run_folder / "checkpoints").iterdir())
+    assert best.samefile(last) == can_link
+    assert best.read_bytes() == last.read_bytes()
+
+
+class FailInThirdEpoch(Callback):
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if trainer.current_epoch == 2:
+            raise PigmentError("no more")
+
+
+def test_an_error_writes_the_best_that_waits(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback, "MAX_SHARE", 0)
+    with pytest.raises(SystemExit):
+        main(tiny("fit", fruits, "--trainer.max_epochs=3", f"--trainer.callbacks+={__name__}.FailInThirdEpoch"))
+    saved = {path.stem: torch.load(path, weights_only=True) for path in only("runs").glob("checkpoints/*.ckpt")}
+    steps = {name: checkpoint["global_step"] for name, checkpoint in saved.items()}
+    assert steps == {"best-epoch000": 4, "last": 4, "best-epoch001": 8}

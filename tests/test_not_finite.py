@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -5,8 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from callbacks import StopWhenNotFinite
+from callbacks.not_finite import skip_if
 from datamodules import FruitsDataModule
 from datamodules.folder import as_images
 from tests.world import CONFIGS, tiny
@@ -15,18 +19,21 @@ from train import main
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 
 
-class Spoil(Callback):
-    """Spoil an image or a gradient in step 6: the third batch of the second epoch."""
+PLUGIN = "lightning.pytorch.plugins.MixedPrecision"
 
-    def __init__(self, what: str, rank: int = 0) -> None:
-        self.what, self.rank = what, rank
+
+class Spoil(Callback):
+    """Spoil an image or a gradient in a step; 6 is the third of four batches in the second epoch."""
+
+    def __init__(self, what: str, rank: int = 0, step: int = 6) -> None:
+        self.what, self.rank, self.step = what, rank, step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int) -> None:
-        if self.what == "image" and trainer.global_step == 6 and trainer.global_rank == self.rank:
+        if self.what == "image" and trainer.global_step == self.step and trainer.global_rank == self.rank:
             batch[0] = torch.inf
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.what == "gradient" and trainer.global_step == 6:
+        if self.what == "gradient" and trainer.global_step == self.step:
             pl_module.get_parameter("decoder.6.weight").grad[0] = torch.nan
 
 
@@ -51,25 +58,72 @@ def check(folder: Path, said: str, data: Any) -> None:
         torch.load(path, weights_only=True)
         for path in (folder / "not_finite" / "step_000006.ckpt", folder / "checkpoints" / "last.ckpt")
     )
-    assert (before["global_step"], last["global_step"]) == (6, 4)
+    assert (before["global_step"], last["global_step"]) == (7, 4)  # the skipped step counts
     for checkpoint in (before, last):
         weights = checkpoint["state_dict"].items()
         assert all(tensor.isfinite().all() for name, tensor in weights if ".running_" not in name)
 
 
+@pytest.mark.parametrize(
+    "more", [[], ["--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_train_steps: 7}}"]]
+)
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_and_images(
-    fruits: Path, capfd: pytest.CaptureFixture[str]
+    more: list[str], fruits: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = stopped(capfd, "what: image", tiny("fit", fruits))
+    """Also if a checkpoint is due right after that step."""
+    said = stopped(capfd, "what: image", tiny("fit", fruits, *more))
     terms = "train/loss, train/reconstruction, train/kl, train/kl_per_latent, train/bits_per_dim"
     assert f"not finite in step 6 (epoch 1, batch 2): {terms}. Its 4 images: " in said
     check(next(Path("runs").iterdir()), said, FruitsDataModule(str(fruits), size=16, batch_size=4))
 
 
-def test_a_gradient_that_is_not_finite_is_named(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said = stopped(capfd, "what: gradient", tiny("fit", fruits))
-    assert "not finite in step 6 (epoch 1, batch 2): the gradient of decoder.6.weight." in said
+@pytest.mark.parametrize("step", [6, 7])
+def test_a_gradient_that_is_not_finite_is_named(step: int, fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also in the last step of an epoch."""
+    said = stopped(capfd, f"what: gradient, step: {step}", tiny("fit", fruits))
+    assert f"not finite in step {step} (epoch 1, batch {step - 4}): the gradient of decoder.6.weight." in said
     assert said.count("the gradient of") == 1
+
+
+@pytest.mark.parametrize(
+    "make", [partial(Adam, fused=True), partial(SGD, fused=True), SGD, RMSprop], ids=["adam", "fused", "sgd", "rmsprop"]
+)
+def test_a_step_is_skipped_on_the_device(make: Callable[..., Optimizer]) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([weight], lr=0.1)
+    seen = []
+    for gradient in (1, torch.nan, 1):
+        weight.grad = torch.tensor([1, gradient, 1.0])
+        skip_if(~weight.grad.isfinite().all(), optimizer, [weight.grad])
+        optimizer.step()
+        seen.append(weight.detach().clone())
+    assert torch.equal(seen[1], seen[0])
+    assert (seen[2] < seen[1]).all()
+
+
+@pytest.mark.parametrize(("what", "at_most"), [("gradient", 30), ("gradient", 1), ("image", 30)])
+def test_a_grad_scaler_skips_steps_with_infinite_gradients_and_says_so(
+    what: str,
+    at_most: int,
+    fruits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("callbacks.not_finite.MAX_SKIPPED", at_most)
+    scaler = "{class_path: torch.amp.GradScaler, init_args: {device: cpu, init_scale: 1}}"
+    plugin = f"{{class_path: {PLUGIN}, init_args: {{precision: 16-mixed, device: cpu, scaler: {scaler}}}}}"
+    arguments = tiny("fit", fruits, f"--trainer.plugins+={plugin}", "--trainer.precision=null")
+    if what == "image":  # the step could be skipped, but BatchNorm's statistics are spoiled
+        assert "not finite in step 6 (epoch 1, batch 2): train/loss" in stopped(capfd, "what: image", arguments)
+    elif at_most == 1:
+        said = stopped(capfd, "what: gradient", arguments)
+        assert "not finite in step 6 (epoch 1, batch 2): the gradient of decoder.6.weight." in said
+    else:
+        main([*arguments, f"--trainer.callbacks+={{class_path: {__name__}.Spoil, init_args: {{what: gradient}}}}"])
+        assert (
+            "16-mixed: skipped 1 of the steps in epoch 1, as float16 could not hold their gradients." in caplog.messages
+        )
 
 
 def test_the_batch_that_did_it_is_found_among_accumulated_ones(

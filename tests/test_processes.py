@@ -1,21 +1,26 @@
 """Several processes train as one does."""
 
 import math
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessRaisedException
 
 import train
 from datamodules.folder import Order
+from system.errors import PigmentError
 from tests.test_resuming import CALIBRATED, COLORIZER, metrics, only, run, run_two
 from tests.test_samples import SAMPLERS, measuring, results
 from tests.world import last, tiny, write_painting
@@ -159,3 +164,104 @@ def test_a_signal_to_the_first_process_saves_and_stops_all(launcher: str, odd: P
     stopped = torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)
     assert run_two([*arguments, f"--trainer.max_epochs={stopped['epoch'] + 1}"]) == 0
     assert only("runs")  # resumed the same run
+
+
+class Fail(Callback):
+    """In the second step some processes fail, and the others wait for them as NCCL does: they notice nothing."""
+
+    def __init__(self, ranks: list[int], signum: int | None = None) -> None:
+        self.ranks, self.signum = ranks, signum
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            if trainer.global_rank not in self.ranks:
+                time.sleep(600)
+            if self.signum:
+                os.kill(os.getpid(), self.signum)
+            raise PigmentError("out of paint")
+
+
+def failing(ranks: list[int], signum: int | None = None) -> str:
+    args = f"{{ranks: {ranks}, signum: {'null' if signum is None else int(signum)}}}"
+    return f"--trainer.callbacks+={{class_path: {__name__}.Fail, init_args: {args}}}"
+
+
+def main_as(rank: int, port: int, arguments: list[str], most_bytes: int) -> None:
+    """Run train.py as one of two processes that a launcher has started; the first may write files up to a size."""
+    os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    if rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    train.main([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp"])
+
+
+@pytest.mark.parametrize(
+    ("more", "most_bytes", "status", "said"),
+    [
+        ([], 100_000, 2, ".ckpt' cannot be written and is unchanged: File too large"),
+        ([failing([1])], resource.RLIM_INFINITY, 2, "out of paint"),
+        ([failing([0, 1])], resource.RLIM_INFINITY, 2, "out of paint"),
+        ([failing([0], signal.SIGKILL)], resource.RLIM_INFINITY, -signal.SIGKILL, ""),
+    ],
+    ids=["full-disk", "second", "both", "killed"],
+)
+def test_if_one_fails_all_end(
+    more: list[str], most_bytes: int, status: int, said: str, paintings: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments, port = tiny("fit", paintings, *more, config=COLORIZER), find_free_network_port()
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=main_as, args=(rank, port, arguments, most_bytes)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)  # a 30th of the time for which processes wait for each other
+    statuses = [process.exitcode for process in both]
+    for process in both:
+        process.kill()
+    error = capfd.readouterr().err
+    assert (statuses[0], None in statuses, "Traceback" in error) == (status, False, False), error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert [said in line for line in lines] == [True] * (status > 0)
+
+
+@pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_the_status_is_that_of_the_process_that_failed(launcher: str, paintings: Path) -> None:
+    arguments = tiny("fit", paintings, failing([1]), "--trainer.devices=2", "--trainer.strategy=ddp", config=COLORIZER)
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [*LAUNCHERS[launcher], *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},
+    )
+    assert done.returncode == (2 if launcher == "ddp" else 1), done.stderr  # torchrun's own status
+    assert done.stderr.count("error: out of paint") == 1
+
+
+@pytest.mark.parametrize(
+    ("started", "devices", "said"),
+    [
+        ({"SLURM_NTASKS": "1"}, 2, "but 1 started. In SLURM: #SBATCH --nodes=1 --ntasks-per-node=2, then srun"),
+        ({"SLURM_NTASKS": "2"}, 2, "Use `--ntasks-per-node=2` instead."),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, 1, "Set `devices=2`."),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}, 1, "Set `num_nodes=2`."),
+    ],
+)
+def test_slurm_must_start_a_process_for_each_device(
+    started: dict[str, str],
+    devices: int,
+    said: str,
+    paintings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        train.main(tiny("fit", paintings, f"--trainer.devices={devices}", config=COLORIZER))
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.startswith("error: "), error.count("\n") <= 2) == (2, True, True), error
+    assert said in error

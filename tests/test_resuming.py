@@ -21,6 +21,12 @@ from train import main
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 CALIBRATED = CONFIGS / "vae_calibrated.yaml"
 GO_ON = "--ckpt_path=last"
+# float16 on a CPU; steps overflow at first, and the scaler halves its factor each time
+HALF = [
+    "--trainer.precision=null",
+    "--trainer.plugins+={class_path: lightning.pytorch.plugins.MixedPrecision, init_args: {precision: 16-mixed, "
+    "device: cpu, scaler: {class_path: torch.amp.GradScaler, init_args: {device: cpu, growth_interval: 3}}}}",
+]
 
 
 def start(arguments: list[str], in_group: bool = False) -> Any:
@@ -43,10 +49,10 @@ def run(arguments: list[str]) -> int:
     return process.exitcode
 
 
-def run_two(arguments: list[str]) -> int:
-    """Run train.py in two processes, and return the exit status."""
+def run_two(arguments: list[str], processes: int = 2) -> int:
+    """Run train.py in two processes, or as many as are asked for, and return the exit status."""
     try:
-        main([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork"])
+        main([*arguments, f"--trainer.devices={processes}", "--trainer.strategy=ddp_fork"])
     except ProcessExitedException as stop:
         return stop.exit_code
     return 0
@@ -75,7 +81,7 @@ def everything(folder: Path) -> dict[str, Any]:
     """All that a run leaves: the tensors and counters of its checkpoints, its metrics, its pictures."""
     found = dict(flatten(metrics(folder), "metrics"))
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
-        for name, value in flatten(torch.load(checkpoint, weights_only=True), checkpoint.name):
+        for name, value in flatten(torch.load(checkpoint, "cpu", weights_only=True), checkpoint.name):
             value = (value.dtype, value.shape, value.numpy().tobytes()) if torch.is_tensor(value) else value
             found[name] = value
     found = {
@@ -128,12 +134,14 @@ STOPS = (  # one after the other, all in one run
         (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
         (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
         (COLORIZER, ["--trainer.val_check_interval=0.5"]),
+        (CALIBRATED, HALF),
     ],
     ids=[
         "calibrated-bf16-workers",
         "colorizer-bf16-workers",
         "colorizer-accumulating",
         "colorizer-often",
+        "calibrated-half",
     ],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
@@ -148,6 +156,13 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     assert_same(only("stopped"), expected=only("runs"))
 
 
+@pytest.fixture
+def ask_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes ask each other before every batch, as a second is longer than these runs."""
+    monkeypatch.setattr("resuming.callback.ASK_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("ask_always")
 @pytest.mark.parametrize(
     ("config", "more"),
     [(CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]), (COLORIZER, [])],
@@ -163,6 +178,18 @@ def test_two_processes_that_are_stopped_end_as_if_they_were_not(
     for rank, stop in enumerate(STOPS[:2]):  # each process alone receives the signal
         assert run_two([*arguments, at(*stop, rank=rank)]) == 143
     assert run_two(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
+@pytest.mark.usefixtures("ask_always")
+@pytest.mark.parametrize("config", [CALIBRATED, COLORIZER], ids=["calibrated", "colorizer"])
+def test_three_processes_that_are_stopped_sum_in_the_same_order(config: Path, fruits: Path, paintings: Path) -> None:
+    root = paintings if config == COLORIZER else fruits
+    arguments = tiny("fit", root, "--data.init_args.batch_size=2", config=config)
+    assert run_two(arguments, processes=3) == 0
+    arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
+    assert run_two([*arguments, at("on_train_batch_end", 0, 0)], processes=3) == 143
+    assert run_two(arguments, processes=3) == 0
     assert_same(only("stopped"), expected=only("runs"))
 
 

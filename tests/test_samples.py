@@ -67,6 +67,16 @@ def test_before_it_they_are_fitted_to_those_of_a_few(fruits: Path) -> None:
     assert (model.codes.directions.norm(dim=1) > 1e-5).sum() <= 2  # three codes lie in a plane
 
 
+def test_epochs_between_two_fits_keep_the_earlier_one(fruits: Path) -> None:
+    every_two = "--trainer.callbacks=[{class_path: callbacks.FitSamplers, init_args: {every_n_epochs: 2}}]"
+    first, second, third = (
+        main(tiny("fit", fruits, every_two, "--trainer.max_epochs=-1", f"--trainer.max_steps={4 * epochs}")).model.codes
+        for epochs in (1, 2, 3)
+    )
+    assert torch.equal(second.center, first.center)
+    assert not torch.equal(third.center, first.center)
+
+
 def test_every_checkpoint_generates_by_itself(vae_run: PigmentCLI) -> None:
     best, last = sorted((vae_run.run_folder / "checkpoints").glob("*.ckpt"))
     for sampler in SAMPLERS:
@@ -146,6 +156,8 @@ def test_samples_are_drawn_from_the_latest_fit_in_whatever_order_callbacks_are_l
 def test_fewer_than_two_images_are_refused() -> None:
     with pytest.raises(ValueError, match="num_images is 1, must be 2 or more"):
         FitSamplers(num_images=1)
+    with pytest.raises(ValueError, match="every_n_epochs is 0, must be 1 or more"):
+        FitSamplers(every_n_epochs=0)
     with pytest.raises(ValueError, match="num_samples is 0, must be 2 or more"):
         MeasureSamples(num_samples=0)
 

@@ -354,8 +354,16 @@ def test_a_config_needs_no_root_and_its_size_may_be_given(capsys: pytest.Capture
 
 def test_each_gpu_is_given_to_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for count, expected in {0: [{}], 2: [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]}.items():
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert visible_devices() == expected
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert visible_devices() == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    monkeypatch.setattr(training, "start_gpu", torch.cuda.is_available)  # none can be started here
+    for count, given, expected in (
+        (0, None, []),
+        (2, None, ["0", "1"]),
+        (8, "5,7", ["5", "7"]),
+        (6, "5,7", ["5"]),  # there is no 7
+        (8, "MIG-1a2b,MIG-3c4d", ["MIG-1a2b", "MIG-3c4d"]),
+    ):
+        monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda count=count: count)
+        monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1)  # CUDA's own: MIG shows one to a process
+        if given:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert visible_devices() == ([{"CUDA_VISIBLE_DEVICES": name} for name in expected] or [{}])

@@ -49,6 +49,25 @@ def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
         assert_alike(found.reshape(24, 16, 16, 3)[:20], as_cells(vae_run.model.sample(*arguments)))
 
 
+def test_many_samples_are_decoded_in_batches(vae_run: PigmentCLI, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, decode = [], ConvVAE.decode
+
+    def watched(vae: ConvVAE, latents: Tensor) -> Tensor:
+        sizes.append(len(latents))
+        return decode(vae, latents)
+
+    monkeypatch.setattr(ConvVAE, "decode", watched)
+    found = draw("sample", last(vae_run), "--number=600")
+    assert max(sizes) < 300
+    assert_alike(found.reshape(600, 16, 16, 3), as_cells(vae_run.model.sample(600, 0, "mixture")))
+
+
+def test_more_samples_than_fit_into_memory_are_refused(vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", f"--ckpt={last(vae_run)}", "--out=grid.png", f"--number={2**50}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory. Ask for fewer images")
+
+
 def test_reconstruct_draws_files_and_below_them_what_becomes_of_them(vae_run: PigmentCLI, files: list[Path]) -> None:
     originals = torch.cat([read(file) for file in files])
     found = draw("reconstruct", last(vae_run), *map(str, files))

@@ -21,6 +21,10 @@ def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin a test or a shared fixture: in its own folder, without W&B, with one thread and a fixed seed."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py"])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # what hides a GPU for the rest of a process is undone
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_SILENT", "true")

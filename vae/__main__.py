@@ -13,22 +13,24 @@ from tqdm import tqdm
 
 from cli.arguments import positive, seed
 from datamodules.folder import FolderDataModule, Images, as_images
-from images.drawing import COLUMNS, grid, pairs, save_png
+from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from images.files import open_file, read_square
 from modes import evaluating
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
 from system.errors import PigmentError, reason
+from system.hardware import within_memory
 from vae import ConvVAE
 from vae.codes import Sampler, slerp
 
 REACH = 3  # standard deviations to follow a direction, either way
-BATCH = 256  # images encoded or compared at a time
+BATCH = 256  # images encoded, decoded or compared at a time
 
 
 def main(args: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(args)
     try:
-        options.run(options)
+        with within_memory("Ask for fewer images, or set CUDA_VISIBLE_DEVICES= to use the CPU."):
+            options.run(options)
     except PigmentError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
@@ -74,7 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
 def sample(options: argparse.Namespace) -> None:
     """New images."""
     vae, _ = load_model(options.ckpt, ConvVAE)
-    save_png(grid(vae.sample(options.number, options.seed, options.sampler), COLUMNS), options.out)
+    latents = vae.draw(options.number, options.seed, options.sampler)
+    with evaluating(vae):
+        batches = (vae.decode(batch.to(vae.device)).cpu() for batch in latents.split(BATCH))
+        images = (image for batch in batches for image in batch)
+        save_png(mosaic(images, options.number, COLUMNS), options.out)
 
 
 def reconstruct(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from epoch_means import LogsMeans
+from epoch_means import LogsMeans, of_all_processes
 from images.similarity import psnr, ssim
 from modes import evaluating
 from system.errors import PigmentError, check_choice
@@ -101,6 +101,14 @@ class ConvVAE(LogsMeans):
     def sample(self, num_images: int, seed: int, sampler: Sampler = "prior") -> Tensor:
         """Decode random latents: new images (num_images, 3, S, S) in [0, 1], the same for the same seed.
 
+        See :meth:`draw` for what is raised.
+        """
+        with evaluating(self):
+            return self.decode(self.draw(num_images, seed, sampler).to(self.device))
+
+    def draw(self, num_images: int, seed: int, sampler: Sampler) -> Tensor:
+        """Draw the latents (num_images, latent_dim) of new images: on the CPU, the same for a seed on every device.
+
         Args:
             sampler: ``prior`` draws latents from the standard normal, ``gaussian`` and ``mixture`` from what
                 :meth:`fit_samplers` has fitted.
@@ -110,13 +118,9 @@ class ConvVAE(LogsMeans):
             ValueError: if there is no such sampler.
         """
         check_choice("sampler", sampler, Sampler)
-        # drawn on the CPU, so that a seed gives the same latents on every device
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(num_images, self.latent_dim, generator=generator)
-        if sampler != "prior":
-            latents = self.fitted_codes().draw(latents, sampler, generator)
-        with evaluating(self):
-            return self.decode(latents.to(self.device))
+        return latents if sampler == "prior" else self.fitted_codes().draw(latents, sampler, generator)
 
     def fitted_codes(self) -> Codes:
         """Return the distribution of the training images' codes.
@@ -181,7 +185,7 @@ class ConvVAE(LogsMeans):
 
     def _calibrate(self, error: Tensor) -> Tensor:
         """Return the variance that makes the batch of all processes likeliest, and add it to the running mean."""
-        optimal = self.trainer.strategy.reduce(error / self.num_values, reduce_op="mean").clamp(min=MIN_VARIANCE)
+        optimal = of_all_processes(error / self.num_values).mean().clamp(min=MIN_VARIANCE)
         self.variance.lerp_(optimal, max(MOMENTUM, 1 / (self.trainer.global_step + 1)))
         return optimal
 
