@@ -2,8 +2,8 @@
 
 import argparse
 import json
+import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -12,17 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from benchmarks.systems import DEVICE, SYSTEMS
+from benchmarks import gpu
+from benchmarks.systems import DEVICE, ROOT, SYSTEMS, Figures, machine, multiply, run
 
-ROOT = Path(__file__).parents[1]
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
 BUILT, MANY = 10_000, 100_000  # files in a folder to build a store from, and in a large one to find again
 STORES = {"fruits, 100 px": SYSTEMS["VAE"], "paintings, 256 px": SYSTEMS["A"]}
+NETWORKS = ("A", "B", "VAE")  # of SYSTEMS
 WORKERS = ("threads", "processes")  # decode images: threads wait for Python's lock, processes must start first
-Figures = dict[str, float]
 Results = dict[str, list[Figures]]  # one for each repetition
 
 
@@ -34,7 +33,22 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks.json"), help="file for all figures, as JSON: %(default)s"
     )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="measure this machine's GPUs instead, in minutes: more networks, precisions, sizes",
+    )
     options = parser.parse_args()
+    if options.gpu and DEVICE.type != "cuda":
+        print(
+            "error: --gpu measures a GPU, and there is none that works. Without it the CPU is measured.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    if options.gpu:
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        gpu.main(options.out)
+        return
     results: Results = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for _ in measure(results, Path(scratch), options.repetitions):
@@ -50,11 +64,11 @@ def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]
         with tempfile.TemporaryDirectory(dir=scratch) as runs:
             return run("benchmarks.ours", name, f"--trainer.default_root_dir={runs}", *options, **environment)
 
-    for name in SYSTEMS:
+    for name in NETWORKS:
         fit(name)  # builds the store
     folders = {name: multiply(system.files(), scratch / name, BUILT) for name, system in STORES.items()}
     for _ in tqdm(range(repetitions), desc="Benchmarks", unit="round"):
-        for name in SYSTEMS:
+        for name in NETWORKS:
             results[f"{name} bare"].append(run("benchmarks.bare", name))
             results[f"{name} ours"].append(fit(name))
             results[f"{name} notebook"].append(run("benchmarks.notebook", name))
@@ -86,47 +100,12 @@ def measure(results: Results, scratch: Path, repetitions: int) -> Iterator[None]
         yield
 
 
-def run(module: str, *args: str, **environment: str) -> Figures:
-    """Run a module and return the figures that it prints last."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *args],
-        cwd=ROOT,
-        env={**os.environ, "WANDB_MODE": "offline", **environment},
-        capture_output=True,
-        text=True,
-    )
-    said = [line for line in done.stdout.splitlines() if line.startswith('{"')]
-    if done.returncode or not said:
-        raise SystemExit(f"python -m {module} {' '.join(args)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(said[-1])
-
-
 def seconds(*args: str) -> Figures:
     """Return the processor time, user and system, of a Python process."""
     before = os.times()
     subprocess.run([sys.executable, *args], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     after = os.times()
     return {"cpu_s": after.children_user + after.children_system - before.children_user - before.children_system}
-
-
-def multiply(files: list[Path], root: Path, number: int) -> Path:
-    """Write ``number`` images, no two with the same bytes, to stand in for real ones."""
-    root.mkdir(parents=True)
-    contents = [path.read_bytes() for path in files[:1000]]
-    for index in range(number):
-        (root / f"{index}.jpg").write_bytes(contents[index % len(contents)] + str(index).encode())
-    return root
-
-
-def machine() -> dict[str, str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-    return {
-        "processor": f"{os.cpu_count()} x {models[0] if models else platform.processor()}",
-        "GPU": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "none",
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def table(machine: dict[str, str], results: Results) -> str:
@@ -143,12 +122,13 @@ def table(machine: dict[str, str], results: Results) -> str:
         lines.append(f"{name:36}" + "  ".join(columns))
     lines.append("")
     speed = {name: figures.get("images_per_second", 0.0) for name, figures in medians.items()}
-    for name in SYSTEMS:
+    for name in NETWORKS:
+        ours = medians[f"{name} ours"]
         ratios = f"{name:5} ours / bare {speed[f'{name} ours'] / speed[f'{name} bare']:.2f}"
         ratios += f"   ours / notebook {speed[f'{name} ours'] / speed[f'{name} notebook']:.2f}"
         if f"{name} 2 processes" in speed:
             ratios += f"   2 processes / 2 x 1 {speed[f'{name} 2 processes'] / speed[f'{name} 1 process'] / 2:.2f}"
-        lines.append(ratios)
+        lines.append(f"{ratios}   end of epoch / its steps {ours['epoch_end_s'] / ours['training_s']:.2f}")
     for name in STORES:
         built = speed[f"{name}, store built"]
         ratios = ", ".join(f"in {workers} {built / speed[f'{name}, decoded in {workers}']:.2f}" for workers in WORKERS)

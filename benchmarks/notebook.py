@@ -18,7 +18,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.systems import DEVICE, SYSTEMS, VAE, images_per_second, make, say
+from benchmarks.systems import DEVICE, SYSTEMS, VAE, images_per_second, say
 
 
 class Fruits(Dataset[Any]):
@@ -42,8 +42,8 @@ class Paintings(Fruits):
 
 def main(name: str) -> None:
     torch.manual_seed(0)
-    system, net = SYSTEMS[name], make(name).to(DEVICE)
-    images = (Fruits if name == "VAE" else Paintings)(system.files(), system.size)
+    system, net = SYSTEMS[name], SYSTEMS[name].make().to(DEVICE)
+    images = (Fruits if isinstance(net, VAE) else Paintings)(system.files(), system.size)
     loader = DataLoader(images, system.batch_size, shuffle=True, drop_last=True, num_workers=2)
     batches: Iterator[Any] = (batch for epoch in cycle([loader]) for batch in epoch)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)

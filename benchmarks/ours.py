@@ -6,52 +6,69 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 import train
-from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, say, synchronize
+from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, say, synchronize
 
 STARTED = time.perf_counter()  # after all imports
 
 
+class Measured(Exception):
+    """Ends a run that has been measured."""
+
+    status = 0  # all processes raise it together, see resuming.together
+
+    def __init__(self, figures: Figures) -> None:
+        super().__init__()
+        self.figures = figures
+
+
 class Stopwatch(Callback):
-    """Times steps, each from its start to the next one's, plus the start-up before and the end of the epoch after."""
+    """Times the first epoch: its steps, each from its start to the next one's, the start-up before, and its end.
+
+    Raises:
+        Measured: when the second epoch starts.
+    """
+
+    def __init__(self) -> None:
+        self.figures = Figures()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        if trainer.current_epoch:
+            raise Measured({**self.figures, "epoch_end_s": now - self.last_step})
         if batch_idx == 0:
-            self.first_step = time.perf_counter() - STARTED
+            self.figures["first_step_s"] = now - STARTED
         elif batch_idx == WARM_UP:
             synchronize()
             self.begun, self.num_images = time.perf_counter(), len(batch) * trainer.world_size
         elif batch_idx == trainer.num_training_batches - 1:
             synchronize()
-            self.images_per_second = (batch_idx - WARM_UP) * self.num_images / (time.perf_counter() - self.begun)
+            speed = (batch_idx - WARM_UP) * self.num_images / (time.perf_counter() - self.begun)
+            num_images = len(trainer.datamodule.images("train"))  # type: ignore[attr-defined]
+            self.figures |= {"images_per_second": speed, "training_s": num_images / speed}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.last_step = time.perf_counter()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            epoch_end = time.perf_counter() - self.last_step
-            say(images_per_second=self.images_per_second, first_step_s=self.first_step, epoch_end_s=epoch_end)
-
 
 def main(name: str, *more: str) -> None:
-    system = SYSTEMS[name]
-    config = Path(train.__file__).parent / "configs" / system.config
-    train.main(
-        [
-            "fit",
-            f"--config={config}",
-            "--trainer.max_epochs=1",
-            f"--trainer.accelerator={DEVICE.type}",
-            "--trainer.devices=1",
-            f"--trainer.limit_train_batches={WARM_UP + system.num_steps + 1}",
-            "--trainer.callbacks+=benchmarks.ours.Stopwatch",
-            *more,
-        ]
-    )
+    limit = f"--trainer.limit_train_batches={WARM_UP + SYSTEMS[name].num_steps + 1}"
+    rank_zero_only(say)(**fit(name, limit, "--trainer.callbacks+=benchmarks.ours.Stopwatch", *more))
+
+
+def fit(name: str, *more: str) -> Figures:
+    """Run train.py until a callback has measured it."""
+    config = Path(train.__file__).parent / "configs" / SYSTEMS[name].config
+    device = (f"--trainer.accelerator={DEVICE.type}", "--trainer.devices=1")
+    try:
+        train.main(["fit", f"--config={config}", *device, *SYSTEMS[name].options, *more])
+    except Measured as measured:
+        return measured.figures
+    raise RuntimeError("the run ended before it was measured")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""What is measured and how: three networks, their settings, and a stopwatch around training steps."""
+"""What is measured and how: the networks, their settings, and a stopwatch around training steps."""
 
 import json
+import os
+import platform
 import resource
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,30 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorization.color import LAB_SCALE, rgb_to_lab
-from colorization.networks import DeepNet, ShallowNet
+from colorization.networks import DeepNet, ResNetNet, ShallowNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device
-from vae.elbo import kl_divergence, squared_error
-from vae.networks import ConvDecoder, ConvEncoder
+from vae.elbo import MIN_VARIANCE, gaussian_nll, kl_divergence, squared_error
+from vae.networks import Activation, ConvDecoder, ConvEncoder
+from vae.vae import Likelihood
 
+ROOT = Path(__file__).parents[1]
 WARM_UP = 3  # steps before the measured ones
-LATENT_DIM = 2048  # the VAE config's
 DEVICE = best_device()
 
-
-class System(NamedTuple):
-    config: str  # size and batch_size are its settings
-    size: int
-    batch_size: int
-    num_steps: int  # measured ones: 5 to 10 s on two cores, and no more than in an epoch
-    files: Callable[[], list[Path]]  # the training images
-
-
-SYSTEMS = {
-    "A": System("colorization/4_shallow_adam.yaml", 256, 10, 50, lambda: _files(demo_paintings(), "training_set")),
-    "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, lambda: _files(demo_paintings(), "training_set")),
-    "VAE": System("vae.yaml", 100, 64, 24, lambda: _files(demo_fruits(), "Training")),
-}
+Figures = dict[str, float]
 
 
 class Colorizing(nn.Module):
@@ -43,9 +37,9 @@ class Colorizing(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.net = net
+        self.net = net()
         self.register_buffer("scale", torch.tensor(LAB_SCALE).view(3, 1, 1), persistent=False)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -56,20 +50,60 @@ class Colorizing(nn.Module):
 class VAE(nn.Module):
     """The ConvVAE's computation without Lightning."""
 
-    def __init__(self, image_size: int, latent_dim: int) -> None:
+    def __init__(
+        self, image_size: int, latent_dim: int, likelihood: Likelihood = "fixed", activation: Activation = "none"
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder = ConvEncoder(image_size, latent_dim), ConvDecoder(image_size, latent_dim, "none")
+        self.encoder, self.decoder = (
+            ConvEncoder(image_size, latent_dim),
+            ConvDecoder(image_size, latent_dim, activation),
+        )
+        self.num_values, self.likelihood = 3 * image_size**2, likelihood
 
     def loss(self, images: Tensor) -> Tensor:
         mean, log_variance = (output.float() for output in self.encoder(images))
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return squared_error(self.decoder(latents), images).mean() + kl_divergence(mean, log_variance).mean()
+        error = squared_error(self.decoder(latents), images).mean()
+        if self.likelihood == "optimal":
+            variance = (error.detach() / self.num_values).clamp(min=MIN_VARIANCE)
+            error = gaussian_nll(error, variance, self.num_values)
+        return error + kl_divergence(mean, log_variance).mean()
 
 
-def make(name: str) -> Colorizing | VAE:
-    if name == "VAE":
-        return VAE(SYSTEMS[name].size, LATENT_DIM)
-    return Colorizing({"A": ShallowNet, "B": DeepNet}[name]())
+class System(NamedTuple):
+    config: str  # size and batch_size are its settings, and a VAE's
+    size: int
+    batch_size: int
+    num_steps: int  # measured ones on a CPU: 5 to 10 s on two cores, and no more than in an epoch
+    files: Callable[[], list[Path]]  # the training images
+    make: Callable[..., Colorizing | VAE]
+    options: tuple[str, ...] = ()  # of train.py
+
+
+def _paintings() -> list[Path]:
+    return _files(demo_paintings(), "training_set")
+
+
+def _fruits() -> list[Path]:
+    return _files(demo_fruits(), "Training")
+
+
+def _files(root: Path, folder: str) -> list[Path]:
+    return sorted(path for path in (root / folder).rglob("*") if path.is_file())
+
+
+SCRATCH = ("--model.init_args.weights=null",)  # downloads nothing
+_vae = partial(VAE, image_size=100, latent_dim=2048)
+_calibrated = partial(VAE, image_size=100, latent_dim=256, likelihood="optimal", activation="sigmoid")
+SYSTEMS = {
+    "A": System("colorization/4_shallow_adam.yaml", 256, 10, 50, _paintings, partial(Colorizing, ShallowNet)),
+    "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, _paintings, partial(Colorizing, DeepNet)),
+    "ResNet": System(
+        "colorization/7_resnet_adam.yaml", 256, 10, 12, _paintings, partial(Colorizing, ResNetNet), SCRATCH
+    ),
+    "VAE": System("vae.yaml", 100, 64, 24, _fruits, _vae),
+    "calibrated": System("vae_calibrated.yaml", 100, 64, 24, _fruits, _calibrated),
+}
 
 
 def images_per_second(name: str, step: Callable[[], object]) -> float:
@@ -90,9 +124,49 @@ def synchronize() -> None:
 
 
 def say(**figures: float) -> None:
-    """Print figures and this process's peak memory for ``__main__.py`` to read."""
-    print(json.dumps({**figures, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+    """Print figures and this process's peak memory for :func:`run` to read, on a line below the progress bar."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\n{json.dumps({**figures, 'peak_mb': peak_mb})}", flush=True)
 
 
-def _files(root: Path, folder: str) -> list[Path]:
-    return sorted(path for path in (root / folder).rglob("*") if path.is_file())
+def run(module: str, *args: str, **environment: str) -> Figures:
+    """Run a module and return the figures that it prints last."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *args],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline", **environment},
+        capture_output=True,
+        text=True,
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith('{"')]
+    if done.returncode or not said:
+        raise SystemExit(f"python -m {module} {' '.join(args)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(said[-1])
+
+
+def multiply(files: list[Path], root: Path, number: int) -> Path:
+    """Write ``number`` images, no two with the same bytes, to stand in for real ones."""
+    root.mkdir(parents=True)
+    contents = [path.read_bytes() for path in files[:1000]]
+    for index in range(number):
+        (root / f"{index}.jpg").write_bytes(contents[index % len(contents)] + str(index).encode())
+    return root
+
+
+def machine() -> dict[str, str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+    return {
+        "processor": f"{os.cpu_count()} x {models[0] if models else platform.processor()}",
+        "GPU": gpus() if DEVICE.type == "cuda" else "none",
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def gpus() -> str:
+    name = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    if not shutil.which("nvidia-smi"):
+        return name
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return f"{name}, driver {subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]}"

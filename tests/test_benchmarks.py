@@ -1,6 +1,8 @@
 """The benchmark computes what training computes, and prints what it measured."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from benchmarks import ours
-from benchmarks.__main__ import STORES, table
-from benchmarks.systems import LATENT_DIM, SYSTEMS, VAE, make
+from benchmarks import __main__ as benchmarks
+from benchmarks import gpu, ours
+from benchmarks.__main__ import NETWORKS, STORES, table
+from benchmarks.bare import make_step
+from benchmarks.gpu import Measurement, Setting
+from benchmarks.systems import SYSTEMS
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -33,10 +38,11 @@ class FirstStep(Callback):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_bare_step_computes_the_loss_of_training(name: str, fruits: Path) -> None:
-    recorded = f"--trainer.callbacks+={__name__}.FirstStep"
-    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", recorded, config=CONFIGS / SYSTEMS[name].config))
+    system = SYSTEMS[name]
+    more = ("--data.init_args.size=32", "--trainer.max_epochs=1", f"--trainer.callbacks+={__name__}.FirstStep")
+    run = main(tiny("fit", fruits, *more, config=CONFIGS / system.config))
     (first,) = (callback for callback in run.trainer.callbacks if isinstance(callback, FirstStep))
-    net = VAE(run.model.image_size, run.model.latent_dim) if name == "VAE" else make(name)
+    net = system.make(**{setting: run.model.hparams[setting] for setting in system.make.keywords})
     net.load_state_dict({key: first.weights[key] for key in net.state_dict()})
     torch.set_rng_state(first.random_state)
     assert net.loss(first.batch).item() == pytest.approx(first.loss.item(), rel=1e-5)
@@ -48,22 +54,100 @@ def test_the_bare_step_has_the_settings_of_training(name: str) -> None:
     config = yaml.safe_load((CONFIGS / system.config).read_text())
     data, model = (config[part]["init_args"] for part in ("data", "model"))
     assert (data["size"], data["batch_size"]) == (system.size, system.batch_size)
-    assert model.get("latent_dim", LATENT_DIM) == LATENT_DIM
+    settings = {**model, "image_size": data["size"]}
+    assert system.make.keywords == {setting: settings[setting] for setting in system.make.keywords}
 
 
 def test_figures_of_training_are_said(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ours.main("VAE", *tiny("fit", fruits)[2:], "--data.init_args.batch_size=2", "--trainer.max_epochs=1")
+    ours.main("VAE", *tiny("fit", fruits)[2:], "--data.init_args.batch_size=2")
     figures = json.loads(next(line for line in capfd.readouterr().out.splitlines() if line.startswith('{"')))
-    assert figures.keys() == {"images_per_second", "first_step_s", "epoch_end_s", "peak_mb"}
+    assert figures.keys() == {"images_per_second", "training_s", "first_step_s", "epoch_end_s", "peak_mb"}
     assert min(figures.values()) > 0
+    assert figures["training_s"] * figures["images_per_second"] == pytest.approx(14)  # images to train on
+
+
+def test_a_gpu_is_measured_and_every_figure_is_kept_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = SYSTEMS["A"]._replace(size=16, options=("--data.init_args.size=16",))
+    monkeypatch.setitem(SYSTEMS, "A", small)
+    monkeypatch.setattr(gpu, "NUM_IMAGES", {16: 80})
+    monkeypatch.setattr(gpu, "SECONDS", 0.0)  # one step
+    out = tmp_path / "benchmarks.json"
+
+    def rows() -> list[dict[str, Any]]:
+        return json.loads(out.read_text())["results"]
+
+    def measurements() -> Iterator[Measurement]:
+        for number, way in enumerate(gpu.WAYS, start=1):
+            yield Measurement(Setting("A", 4, "32-true"), way)
+            assert len(rows()) == number
+            yield Measurement(Setting("A", 4, "32-true"), way, "waiting")
+        yield Measurement(Setting("A", 1, "32-true"), "ours")
+        yield Measurement(Setting("A", 1, "32-true"), "ours", "waiting")
+
+    gpu.main(out, measurements())
+    *measured, failed = rows()
+    assert [row["way"] for row in measured] == ["bare", "ours"]
+    for row in measured:
+        assert (row["system"], row["batch_size"], row["precision"]) == ("A", 4, "32-true")
+        assert row["images_per_second"] > 0
+        assert row["waits"] == pytest.approx(1 - row["busy_s_per_image"] * row["images_per_second"])
+        assert (row["busy_s_per_image"] > 0) == (row["gpu_gb"] > 0) == torch.cuda.is_available()
+    assert "batch_size is 1, must be 2 or more" in failed["failed"]
+    said = capsys.readouterr().out
+    assert f"torch: {torch.__version__}" in said
+    speeds = [f"{row['images_per_second']:,.0f}" for row in measured]
+    assert f"| A | 4 | 32-true | {' | '.join(speeds)} |" in said
+    assert failed["failed"] in said
+
+
+@pytest.mark.parametrize("precision", gpu.PRECISIONS)
+def test_the_bare_step_trains_at_each_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = SYSTEMS["A"].make()
+    monkeypatch.setitem(SYSTEMS, "A", SYSTEMS["A"]._replace(size=16, make=lambda: net))
+    step = make_step("A", precision, batch_size=2)
+    before = [weight.clone() for weight in net.parameters()]
+    step()
+    assert all(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+
+
+def test_the_most_important_is_measured_first() -> None:
+    plan = list(gpu.plan())
+    first = plan[: 2 * len(SYSTEMS)]
+    assert {(one.setting.system, one.way) for one in first} == {(name, way) for name in SYSTEMS for way in gpu.WAYS[:2]}
+    assert all(one.setting.batch_size == SYSTEMS[one.setting.system].batch_size for one in first)
+    assert len(set(plan)) == len(plan)
+    for one in plan:
+        if one.what == "waiting":
+            assert one._replace(what="speed") in plan[: plan.index(one)]  # which it needs
+
+
+def test_work_that_overlaps_on_a_gpu_counts_once() -> None:
+    spans = {"kernel": [(0, 10), (30, 5)], "gpu_memcpy": [(5, 10), (7, 1)], "cpu_op": [(0, 100)]}
+    events = [{"cat": kind, "ts": start, "dur": length} for kind, all in spans.items() for start, length in all]
+    assert gpu.busy_seconds([*events, {"ph": "M"}]) == pytest.approx(20e-6)
+
+
+def test_without_a_gpu_there_is_nothing_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmarks, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--gpu"])
+    with pytest.raises(SystemExit) as stop:
+        benchmarks.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: --gpu measures a GPU, and there is none that works. Without it the CPU is measured.\n"
+    )
 
 
 def test_the_table_has_medians_and_their_ratios() -> None:
     speeds = {"bare": [100, 90, 300], "ours": [95, 80, 110], "notebook": [20, 19, 21]}
     speeds |= {"1 process": [50, 50, 50], "2 processes": [80, 80, 80]}
     results = {
-        f"{name} {way}": [{"images_per_second": value} for value in values]
-        for name in SYSTEMS
+        f"{name} {way}": [{"images_per_second": value, "training_s": 20.0, "epoch_end_s": 3.0} for value in values]
+        for name in NETWORKS
         for way, values in speeds.items()
     }
     results |= {
@@ -74,7 +158,8 @@ def test_the_table_has_medians_and_their_ratios() -> None:
     said = table({"processor": "a fast one"}, results)
     assert "processor: a fast one" in said
     assert "A bare                              images_per_second 100 (90 to 300)" in said
-    for name in SYSTEMS:
-        assert f"{name:5} ours / bare 0.95   ours / notebook 4.75   2 processes / 2 x 1 0.80" in said
+    for name in NETWORKS:
+        ratios = f"{name:5} ours / bare 0.95   ours / notebook 4.75   2 processes / 2 x 1 0.80"
+        assert f"{ratios}   end of epoch / its steps 0.15" in said
     for name in STORES:
         assert f"{name}: store built / decoded in threads 1.50, in processes 0.75" in said
