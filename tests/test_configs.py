@@ -97,7 +97,7 @@ def test_the_vae_config_is_the_reports() -> None:
     }
     data = FruitsDataModule(**config["data"]["init_args"])
     assert (data.root, data.size, data.batch_size, data.num_workers, data.seed) == (None, 100, 64, 0, 0)
-    assert (data.flip, data.on_device, data.list_files) == (False, False, False)
+    assert (data.flip, data.list_files) == (False, False)
     assert config["trainer"]["max_epochs"] == 5
 
 
