@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument(
         "--gpu",
         action="store_true",
-        help="measure this machine's GPUs instead, in minutes: more networks, precisions, sizes",
+        help="measure this machine's GPUs instead, in minutes, with more networks, precisions, and batch sizes",
     )
     options = parser.parse_args()
     if options.gpu and DEVICE.type != "cuda":
         print(
-            "error: --gpu measures a GPU, and there is none that works. Without it the CPU is measured.",
+            "error: --gpu measures a GPU, but no GPU works here. Without --gpu, the CPU is measured.",
             file=sys.stderr,
         )
         raise SystemExit(2)

@@ -1,7 +1,7 @@
 """How fast this machine's GPUs train, and how long they wait: python -m benchmarks --gpu
 
-One process takes most measurements, each of them short. The most important come first, and the file is written after
-each, so that a run which is cut off has measured something.
+Most measurements share one process, and each is short. The most important ones come first, and the file is written
+after each, so a run that is cut off still has figures.
 """
 
 import gc
@@ -30,13 +30,13 @@ from benchmarks import bare, ours
 from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, machine, multiply, run, say, synchronize
 from system.hardware import computes_bfloat16
 
-SECONDS = 0.7  # that a speed is measured for, if an epoch has enough steps
+SECONDS = 0.7  # how long a measurement of speed takes, if an epoch has enough steps
 PROBED, RECORDED = 2, 3  # steps that tell how many to time, and steps whose work on the GPU is recorded
 MIDDLE, LARGE = 128, 512  # batch sizes besides the config's own
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 PROCESSES = (2, 4, 8)
 NUM_IMAGES = {256: 16_000, 100: 40_000}  # by size; four fifths are trained on: 25 steps of 512 at 256 px
-ON_THE_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # what a trace calls it
+ON_THE_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # what a trace calls a GPU's work
 SHOWN = {"images_per_second": ",.0f", "waits": ".0%", "gpu_gb": ".1f"}
 
 Way = Literal["bare", "ours"]
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
     """A line of the table."""
 
     system: str
-    batch_size: int  # of each process
+    batch_size: int  # in each process
     precision: str
     is_compiled: bool = False
     processes: int = 1
@@ -96,7 +96,7 @@ def plan() -> Iterator[Measurement]:
     for setting in (*own, *large, *in_others):
         yield Measurement(setting, "bare")
         yield Measurement(setting, "ours")
-    # the profiler stays loaded and may slow the host: from here on, the GPU is the slower one
+    # the profiler stays loaded and may slow the host, so the speeds that the host decides are measured before
     for setting in (*own, *large):
         yield Measurement(setting, "bare", "waiting")
         yield Measurement(setting, "ours", "waiting")
@@ -129,7 +129,7 @@ def attempt(one: Measurement, *options: str) -> dict[str, Any]:
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
     except SystemExit as error:
-        told = said.getvalue() + str(error)  # by train.py in this process, or in others
+        told = said.getvalue() + str(error)  # what train.py says in this process, or in others
         return {"failed": re.split("error: ", told, flags=re.IGNORECASE)[-1].partition("\n")[0]}
 
 
@@ -159,10 +159,10 @@ def fit(name: str, what: str, *options: str) -> Figures:
 
 
 class Watch(Callback):
-    """Measures steps, each from its start to the next one's, and spares the end of the epoch, which takes longer.
+    """Measures steps, each from its start to the start of the next, but not the end of the epoch, which takes longer.
 
     Raises:
-        Measured: when that is done.
+        Measured: when all steps are measured.
     """
 
     def __init__(self, what: What) -> None:

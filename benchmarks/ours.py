@@ -25,7 +25,7 @@ class Measured(Exception):
 
 
 class Stopwatch(Callback):
-    """Times the first epoch: its steps, each from its start to the next one's, the start-up before, and its end.
+    """Times the start-up, the steps of the first epoch, each from its start to the start of the next, and its end.
 
     Raises:
         Measured: when the second epoch starts.

@@ -71,13 +71,13 @@ class VAE(nn.Module):
 
 
 class System(NamedTuple):
-    config: str  # size and batch_size are its settings, and a VAE's
+    config: str  # which sets size, batch_size, and a VAE's arguments in ``make``
     size: int
     batch_size: int
-    num_steps: int  # measured ones on a CPU: 5 to 10 s on two cores, and no more than in an epoch
+    num_steps: int  # to measure on a CPU: 5 to 10 s on two cores, and no more than an epoch has
     files: Callable[[], list[Path]]  # the training images
     make: Callable[..., Colorizing | VAE]
-    options: tuple[str, ...] = ()  # of train.py
+    options: tuple[str, ...] = ()  # for train.py
 
 
 def _paintings() -> list[Path]:

@@ -17,7 +17,7 @@ from epoch_means import EpochMean, LogsMeans, of_all_processes
 from system.atomic import writing
 from system.errors import PigmentError
 
-MAX_SKIPPED = 30  # steps in a row; by then a GradScaler has divided its scale of 65,536 by a billion
+MAX_SKIPPED = 30  # steps in a row; each halves a GradScaler's scale of 65,536, so all 30 divide it by a billion
 
 
 class NotFiniteError(PigmentError):
@@ -33,13 +33,13 @@ class NotFiniteError(PigmentError):
 
 
 class Step(NamedTuple):
-    """An optimizer step, to be judged once the device has computed it."""
+    """An optimizer step that is checked once the device has computed it."""
 
     number: int
     batches: list[tuple[int, Tensor]]  # number and images
     weights: list[Tensor]  # those that have a gradient
     values: Tensor  # on its way to the host: each batch's loss, the sum of all processes' losses, each gradient's norm
-    arrived: Any  # the event after which it is there
+    arrived: Any  # the event after which ``values`` have arrived
 
 
 class StopWhenNotFinite(Callback):
@@ -48,11 +48,12 @@ class StopWhenNotFinite(Callback):
     The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (BatchNorm's statistics and
     a decoder's variance have already seen its batch), and for each process the batch with the paths of its images.
 
-    The host never waits to know: the optimizer is told on the device, and the run ends a step later. As all processes
-    share their gradients, they end together: a loss that is not finite in one of them makes everyone's gradients NaN.
+    The host does not wait for the result of the check. The device itself makes the optimizer skip the step, and the run
+    ends one step later. All processes end together, since they share their gradients: if the loss is not finite in one
+    process, the gradients are NaN in all of them.
 
     Under 16-mixed, infinite gradients are left to the GradScaler, which skips steps until it has found a scale that
-    float16 can hold. After each epoch a line says how many; too many in a row end the run.
+    float16 can hold. If it skipped steps in an epoch, a line then says how many; too many in a row end the run.
 
     Raises:
         NotFiniteError: in training.
@@ -60,10 +61,10 @@ class StopWhenNotFinite(Callback):
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, Tensor]] = []  # since the last step
-        self.losses: list[Tensor] = []  # theirs
-        self.norms: Tensor | None = None  # of a step's gradients, until its batch ends
-        self.unread: Step | None = None
-        self.num_skipped = self.num_skipped_in_a_row = 0  # by the GradScaler
+        self.losses: list[Tensor] = []  # one for each of these batches
+        self.norms: Tensor | None = None  # each gradient's norm, from an optimizer step until its batch ends
+        self.unread: Step | None = None  # the last step, until it is checked
+        self.num_skipped = self.num_skipped_in_a_row = 0  # steps that the GradScaler skipped
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = run_folder(trainer) / "not_finite"
@@ -77,7 +78,7 @@ class StopWhenNotFinite(Callback):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.weights = [weight for weight in weights if weight.grad is not None]
         gradients = [weight.grad for weight in self.weights]
-        # a few kernels for all on a GPU; float16 might not hold a norm
+        # foreach needs only a few kernels on a GPU; float16 might not hold a norm
         self.norms = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))
         if scaler(trainer) is None:
             skip_if(~self.norms.sum().isfinite(), optimizer, gradients)
@@ -86,11 +87,11 @@ class StopWhenNotFinite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.batches.append((batch_idx, batch))
-        self.losses.append(outputs["loss"])  # unlike the one that goes backward, not scaled
-        if self.norms is None:  # gradients accumulate
+        self.losses.append(outputs["loss"])  # not scaled, unlike the one in the backward pass
+        if self.norms is None:  # no step yet: gradients accumulate
             return
         losses = torch.stack(self.losses)
-        # without a scaler the gradients know already
+        # without a scaler, the gradients already show a loss that is not finite in any process
         of_all = losses if scaler(trainer) is None else of_all_processes(losses)
         values = torch.cat([losses, of_all.sum()[None], self.norms]).to("cpu", non_blocking=True)
         arrived = torch.get_device_module(losses.device).Event()
@@ -109,14 +110,14 @@ class StopWhenNotFinite(Callback):
         self.num_skipped = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._read(trainer, pl_module)  # or a run that goes on from it would never know
+        self._read(trainer, pl_module)  # otherwise a run that resumes from this checkpoint would never check that step
 
     def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the last step."""
+        """Check the last step, and end the run if it is not finite."""
         step, self.unread = self.unread, None
         if step is None:
             return
-        step.arrived.synchronize()  # the device still has the next step to compute, and does not run dry
+        step.arrived.synchronize()  # meanwhile the device computes the next step, so it does not run dry
         is_finite = [math.isfinite(value) for value in step.values.tolist()]
         num_losses = len(step.batches)
         losses, (is_finite_elsewhere, *gradients) = is_finite[:num_losses], is_finite[num_losses:]
@@ -160,10 +161,10 @@ def scaler(trainer: Trainer) -> Any:
 
 
 def skip_if(bad: Tensor, optimizer: Optimizer, gradients: Iterable[Tensor]) -> None:
-    """Let an optimizer's next step leave the weights alone if ``bad``, a boolean on the device.
+    """Make the optimizer's next step leave the weights as they are if ``bad``, a boolean on the device, is true.
 
-    An optimizer that is not fused gets gradients of 0 instead. Under RMSprop and SGD that does the same; Adam moves the
-    weights once more, by its momentum.
+    An optimizer that is not fused gets gradients of 0 instead. With RMSprop and SGD, that has the same effect; Adam
+    would still move the weights once, by its momentum.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):  # how PyTorch marks fused optimizers
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]

@@ -106,10 +106,10 @@ class LogColorizations(EpochImages):
 
 
 class LogSamples(EpochImages):
-    """New images, decoded from the same noise after every epoch.
+    """New images, decoded from the same noise each time.
 
     Latents on the left are drawn from the prior, and on the right from the mixture, if :class:`callbacks.FitSamplers`
-    fits one. Draw them in the same epochs: in others, the mixture is older than the weights.
+    fits one. Give both the same ``every_n_epochs``: in other epochs, the mixture is older than the weights.
     """
 
     name = "samples"

@@ -25,7 +25,7 @@ KID_SUBSET = 1000  # images, as in torchmetrics
 class FitSamplers(Callback):
     """Let a VAE fit its samplers to training images when validation starts, so that every checkpoint has them.
 
-    A checkpoint of an epoch without a fit has the samplers of the last one, which suit its weights less well.
+    After an epoch without a fit, a checkpoint has the samplers of the latest fit, which suit its weights less well.
 
     Unlike callbacks that only watch, it adds something to the model. That happens before any picture is drawn, whatever
     order the callbacks are listed in; training does not use it.
@@ -125,7 +125,7 @@ class MeasureSamples(Callback):
     def _describe(self, images: Tensor) -> Tensor:
         features = self.net(images)
         if features.device.type == "mps":
-            features = features.cpu()  # Apple's GPUs have no float64; never run on one
+            features = features.cpu()  # Apple's GPUs have no float64; this line was never run on one
         return features.double()  # in TF32, distances between nearly equal images would be noise
 
 

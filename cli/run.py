@@ -94,7 +94,7 @@ class PigmentCLI(LightningCLI):
         trainer = config.trainer
         device_type = "cuda" if trainer.accelerator in ("auto", "gpu", "cuda") and start_gpu() else "cpu"
         if trainer.accelerator == "cpu":
-            hide_gpus()  # Lightning would start CUDA all the same, to save its random state
+            hide_gpus()  # otherwise Lightning starts CUDA all the same, to save its random state
         if trainer.precision == "bf16-mixed" and not computes_bfloat16(device_type):
             faster = " --trainer.precision 16-mixed should be faster." if device_type == "cuda" else ""
             rank_zero_info(
@@ -106,7 +106,7 @@ class PigmentCLI(LightningCLI):
             rank_zero_info(f"The demo images are few, so one GPU is used; --trainer.devices {num_gpus} uses all.")
             trainer.devices = 1
         if self.subcommand != "fit":
-            trainer.benchmark = False  # cuDNN would try its algorithms again for each size of the images
+            trainer.benchmark = False  # otherwise cuDNN tries its algorithms again for each size of images
 
     def _find_checkpoint(self, config: Namespace) -> None:
         """Replace ``last`` with the newest run's checkpoint; if there is none, a fit starts a new run."""
@@ -172,7 +172,7 @@ class PigmentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
-        except RuntimeError as error:  # from SLURMEnvironment, if there is no --ntasks-per-node
+        except RuntimeError as error:  # SLURMEnvironment raises it if there is no --ntasks-per-node
             if "SLURM" not in str(error):
                 raise
             self.parser.error(str(error))
@@ -189,15 +189,15 @@ class PigmentCLI(LightningCLI):
         return trainer
 
     def _check_processes(self, trainer: Trainer) -> None:
-        """Refuse to go on unless there is a process for each device: Lightning would leave devices idle."""
+        """Refuse to start unless there is one process for each device; otherwise Lightning leaves devices idle."""
         num_nodes, num_devices = trainer.num_nodes, trainer.num_devices
-        for launcher in (TorchElasticEnvironment, SLURMEnvironment):  # Lightning, too, prefers the first
+        for launcher in (TorchElasticEnvironment, SLURMEnvironment):  # Lightning prefers the first, too
             if launcher.detect():
                 launcher().validate_settings(num_devices, num_nodes)
                 if (started := launcher().world_size()) != num_nodes * num_devices:
                     self.parser.error(
                         f"{num_nodes} x {num_devices} devices need as many processes, but {started} started. "
-                        f"In SLURM: #SBATCH --nodes={num_nodes} --ntasks-per-node={num_devices}, then srun"
+                        f"In SLURM, use #SBATCH --nodes={num_nodes} --ntasks-per-node={num_devices}, then srun"
                     )
                 return
 
@@ -242,7 +242,7 @@ def is_demo(config: Namespace) -> bool:
 
 
 def was_launched() -> bool:
-    """Whether torchrun or SLURM has started several processes, which is a request for as many devices."""
+    """Return whether torchrun or SLURM has started several processes, which asks for as many devices."""
     return any(int(os.environ.get(name, 1)) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 

@@ -1,7 +1,7 @@
 """sRGB to CIE Lab (D65) and back, always in float32, with finite gradients everywhere.
 
-Within 1e-4 of scikit-image. The constants stay on the device: to copy them there in every call, as libraries do, would
-let the host wait for a GPU.
+Results agree with scikit-image's within 1e-4. The constants stay on the device: copying them there in every call, as
+libraries do, would make the host wait for a GPU.
 """
 
 from functools import cache
@@ -27,16 +27,16 @@ DARK = 6 / 29  # cube roots below this are replaced by a line
 
 
 class Matrices(NamedTuple):
-    """The linear parts of the conversion, (3, 3) each, and how to undo them."""
+    """The linear parts of the conversion, (3, 3) each, and their inverses."""
 
-    from_rgb: Tensor  # to XYZ / WHITE
-    to_lab: Tensor  # from its cube roots; L is 16 too high
+    from_rgb: Tensor  # from linear RGB to XYZ / WHITE
+    to_lab: Tensor  # from the cube roots of XYZ / WHITE to Lab, where L is still 16 too high
     from_lab: Tensor
     to_rgb: Tensor
 
 
 @cache
-@torch.inference_mode(False)  # in evaluation they would become tensors that training may not use
+@torch.inference_mode(False)  # otherwise, if evaluation calls this first, training may not use the tensors
 def matrices(device: torch.device) -> Matrices:
     from_rgb = torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
     to_lab = torch.tensor(CUBE_TO_LAB, dtype=torch.float64)

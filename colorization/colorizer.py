@@ -54,7 +54,7 @@ class Colorizer(LogsMeans):
 
     lab_scale: Tensor  # (3, 1, 1); in the checkpoint, so old ones stay right if LAB_SCALE changes
     num_trained: Tensor  # images in all steps
-    mean_chroma: Tensor  # (2, 1, 1), over all these images in a checkpoint, and over this process's in training
+    mean_chroma: Tensor  # (2, 1, 1); in a checkpoint over all these images, in training over this process's
 
     def __init__(
         self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
@@ -71,7 +71,7 @@ class Colorizer(LogsMeans):
         self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
         self.register_buffer("num_trained", torch.tensor(0))
         self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
-        self._ddp_params_and_buffers_to_ignore = ["mean_chroma"]  # DDP would give all processes the first one's
+        self._ddp_params_and_buffers_to_ignore = ["mean_chroma"]  # otherwise DDP copies the first process's to all
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Convert RGB (B, 3, H, W) in [0, 1] to lightness (B, 1, H, W) in [0, 1] and chroma (B, 2, H, W)."""
@@ -126,7 +126,7 @@ class Colorizer(LogsMeans):
         checkpoint["image_size"] = self.image_size
         by_process = of_all_processes(self.mean_chroma)
         checkpoint["mean_chroma_by_process"] = by_process
-        checkpoint["state_dict"]["mean_chroma"] = by_process.mean(dim=0)  # each has seen as many images
+        checkpoint["state_dict"]["mean_chroma"] = by_process.mean(dim=0)  # all have seen equally many images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["state_dict"].pop("image_size", 0)  # older checkpoints have it there, as a tensor

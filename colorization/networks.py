@@ -14,7 +14,10 @@ from system.errors import PigmentError, reason
 
 
 class Layers(nn.Sequential):
-    """Layers one after the other; with a forward of our own, as torch 2.11 silently leaves its own uncompiled."""
+    """Layers one after the other.
+
+    They have a ``forward`` of their own because torch 2.11 silently does not compile that of ``nn.Sequential``.
+    """
 
     stride = 8
 

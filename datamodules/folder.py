@@ -33,8 +33,8 @@ class FolderDataModule(LightningDataModule, ABC):
         root: folder of the images; ``kaggle:owner/dataset/folder`` fetches it; None draws demo images.
         size: height and width of every image, in pixels: the shorter side is scaled to it, the longer cropped.
         batch_size: images in a batch, on each device; at least 2.
-        num_workers: processes that read ahead; with 0 the training process reads the store, which is fast enough; for a
-            GPU, in a thread that reads ahead.
+        num_workers: processes that read ahead. With 0, the training process reads the store, which is fast enough; if
+            it uses a GPU, one of its threads reads ahead.
         seed: decides, with the epoch, the order of the training images and which of them are mirrored.
         flip: mirror about half of the training images, a different half in each epoch.
         list_files: name the files that are left out, duplicates or nearly colorless, instead of only counting them.
@@ -210,7 +210,7 @@ class FolderDataModule(LightningDataModule, ABC):
 class Images(Dataset[Tensor]):
     """The N images of one part of a store, in batches (B, 3, size, size) uint8; index N + i is image i mirrored.
 
-    ``pinned`` batches lie in memory that a GPU can copy from while the CPU goes on; torch reuses it.
+    ``pinned`` batches lie in memory that a GPU can copy from while the CPU goes on; torch reuses this memory.
     """
 
     def __init__(self, store: ImageStore, part: Part, pinned: bool) -> None:
@@ -230,7 +230,7 @@ class Images(Dataset[Tensor]):
         pixels = images.numpy()
         self.store.read(self.rows[places], pixels)
         for index in np.flatnonzero(is_mirrored).tolist():
-            cv2.flip(pixels[index], 1, dst=pixels[index])  # in a quarter of torch's time
+            cv2.flip(pixels[index], 1, dst=pixels[index])  # takes a quarter of torch's time
         return images.permute(0, 3, 1, 2)
 
 

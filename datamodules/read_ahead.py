@@ -1,4 +1,4 @@
-"""Batches that are read while the one before is computed with."""
+"""Read the next batches while the device computes with the current one."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -14,9 +14,10 @@ Batch = TypeVar("Batch")
 
 
 class ReadAhead(DataLoader[Tensor]):
-    """Reads in a thread while this one launches a GPU's kernels; without ``num_workers``.
+    """A DataLoader without workers that reads in a thread, while the main thread launches a GPU's kernels.
 
-    Where the CPU itself computes, with every core, one more thread gains nothing and can keep the others waiting.
+    It does not suit a CPU that computes with every core: one more thread gains nothing there, and can make the others
+    wait.
     """
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
@@ -24,7 +25,10 @@ class ReadAhead(DataLoader[Tensor]):
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield what ``batches`` does, taken in a thread that ends with this iterator; errors come in their turn."""
+    """Yield the items of ``batches``, which a thread takes in advance; an error is raised in its turn.
+
+    The thread ends together with this iterator.
+    """
     with ThreadPoolExecutor(1) as reader:
         coming = deque(reader.submit(next, batches, None) for _ in range(NUM_AHEAD))
         while (batch := coming.popleft().result()) is not None:

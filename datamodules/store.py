@@ -109,7 +109,7 @@ class ImageStore:
         return ImageStore, (self.folder, self.size)  # a worker maps the file itself; pickling the map would copy it
 
     def read(self, rows: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
-        """Fill ``images`` (len(rows), size, size, 3); pages read through ``pixels`` would stay in memory."""
+        """Read rows into ``images`` (len(rows), size, size, 3); pages read through ``pixels`` would stay in memory."""
         for image, row in zip(images, rows.tolist(), strict=True):
             if os.preadv(self._file, [image], row * image.nbytes) < image.nbytes:
                 raise PigmentError(f"'{self.folder}' is damaged. Delete it: it will be built again.")

@@ -31,9 +31,9 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Image:
-    """Lay out images (3, H, W) in [0, 1], all of one size, as :func:`grid` does, but one by one.
+    """Lay out images (3, H, W) in [0, 1], all of one size, as :func:`grid` does.
 
-    So many images need not be in memory at once.
+    It takes them one by one, so they need not be in memory all at once.
     """
     for index, image in enumerate(images):
         height, width = (side + MARGIN for side in image.shape[1:])

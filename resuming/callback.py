@@ -33,18 +33,18 @@ from resuming.loggers import ResumableCSVLogger
 from system.atomic import link
 from system.signals import Interrupted, handle
 
-ASK_SECONDS = 1.0  # from one time that processes ask each other whether to stop to the next
-MAX_SHARE = 1 / 30  # of the time, for saving between epochs
+ASK_SECONDS = 1.0  # between two times that processes ask each other whether to stop
+MAX_SHARE = 1 / 30  # the largest share of the time that saving between epochs may take
 
 
 class SaveLast(Checkpoint):
     """Keep ``checkpoints/last.ckpt``: after epochs, now and then within one, at the end, and on SIGTERM or SIGINT.
 
-    After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. Unless
-    it ends, an epoch is passed over while saving would take more than 1/30 of the time since the last checkpoint.
+    After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. When
+    the next one starts, nothing is saved if that would take more than 1/30 of the time since the last checkpoint.
 
     A signal ends the run at the next point that it can resume from: before most batches, in training and validation.
-    Several processes ask each other about once a second whether one of them has received one.
+    Several processes ask each other about once a second whether one of them has received a signal.
 
     Args:
         every_n_train_steps: within epochs, save whenever the number of optimizer steps is a multiple of this.
@@ -61,7 +61,7 @@ class SaveLast(Checkpoint):
                 raise ValueError(f"SaveLast: {name} is {value}, must be over 0, or null for never.")
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
         self.signum = 0  # the signal received, if any
-        self.save_seconds = 0.0  # that the last save took; not known before the first
+        self.save_seconds = 0.0  # how long the last save took
         self.has_validated = False  # since the last training batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -120,9 +120,10 @@ class SaveLast(Checkpoint):
             raise Interrupted(signum, trainer.global_rank)
 
     def _agree(self, trainer: Trainer, at_once: bool, is_between: bool) -> tuple[bool, int]:
-        """Return whether the last checkpoint is too old, and the signal received, if any: the same in all processes.
+        """Return whether the last checkpoint is too old, and the signal received, or 0; all processes get the same.
 
-        To ask each other makes them wait, so they do it once in as many calls as the slowest makes in a second.
+        Asking makes processes wait for each other. So they ask about once a second: they all count calls, and the
+        slowest one's pace says after how many to ask again.
         """
         now = time.monotonic()
         age = now - self.saved_at
@@ -171,7 +172,7 @@ class ResumeExactly(Callback):
                 logger.rewind(trainer.global_step)
         ddp = trainer.strategy.model
         if isinstance(ddp, DistributedDataParallel):
-            ddp.broadcast_buffers = False  # the first process sends its own in every step; validation needs them first
+            ddp.broadcast_buffers = False  # otherwise the first process sends its own in every step
             settle_ddp(ddp)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -192,7 +193,7 @@ class ResumeExactly(Callback):
         begin_validation_again(trainer)
         if trainer.world_size > 1:
             for module in pl_module.modules():
-                if isinstance(module, _BatchNorm):  # the first process's statistics are those that a checkpoint holds
+                if isinstance(module, _BatchNorm):  # checkpoints hold the first process's statistics, so all use them
                     for statistic in module.buffers():
                         torch.distributed.broadcast(statistic, src=0)
 

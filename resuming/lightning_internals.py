@@ -20,14 +20,15 @@ def position(trainer: Trainer) -> tuple[int, int]:
 
 
 def settle_ddp(ddp: DistributedDataParallel) -> None:
-    """Let DDP choose before the first step what it would choose after it: the order in which it sums gradients.
+    """Make DDP fix the order in which it sums gradients before the first step, not after it.
 
-    It packs them into buckets, and packs them once more in the order in which they came in the first backward pass. A
-    resumed run begins with the first packing again, and the rounding of a sum by three or more processes depends on it.
-    A backward pass of zeros, the last weights first, gives both runs the same packing from the first step on.
+    DDP packs gradients into buckets. After the first backward pass, it packs them again, in the order in which they
+    came. A resumed run would start with the first packing again, and with three or more processes the rounding of a sum
+    depends on the packing. A backward pass of zeros, the last weights first, gives every run its final packing before
+    the first step.
 
-    The options ``find_unused_parameters``, with which nothing is repacked, and ``static_graph``, with which DDP learns
-    the graph from the first backward pass, are left alone.
+    This does nothing under two of DDP's options: with ``find_unused_parameters`` it never packs again, and with
+    ``static_graph`` it learns the graph from the first backward pass.
     """
     if ddp.find_unused_parameters or ddp.static_graph:
         return
@@ -39,7 +40,7 @@ def settle_ddp(ddp: DistributedDataParallel) -> None:
 
 
 def shared_store() -> Store:
-    """Return the values that the processes of a run share; PyTorch has no public name for them."""
+    """Return the key-value store that the processes of a run share; PyTorch has no public name for it."""
     return _get_default_store()
 
 
@@ -112,19 +113,21 @@ def leave_config_alone(cli: Any) -> None:
 
 
 class SaveBest(ModelCheckpoint):
-    """Lightning's keeper of the best checkpoint, but :class:`resuming.callback.SaveLast` says when it may write.
+    """Keep the best checkpoint as ModelCheckpoint does, but write it only when SaveLast writes ``last.ckpt``.
 
-    If the best epoch is the last, one file then does for both. Until something is written, the best checkpoint waits in
-    memory, beside the weights: a run that is killed finds it again on its way from ``last.ckpt``.
+    If the best epoch is also the last, both checkpoints are then one file. Until it is written, the best checkpoint
+    waits in memory, on the device. A run that is killed meanwhile resumes from an earlier ``last.ckpt``, and makes the
+    best checkpoint again on its way.
 
-    Lightning would save before an epoch's metrics are logged; this does when the next epoch starts, as SaveLast does.
-    The best of several validations within an epoch is still written at once.
+    Lightning would save before an epoch's metrics are logged. This class saves when the next epoch starts, as
+    :class:`resuming.callback.SaveLast` does. If an epoch has several validations, a best checkpoint from within it is
+    still written at once.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.is_epoch_over = False
-        self.waiting: dict[str, dict[str, Any] | None] = {}  # by path; None until the next epoch starts
+        self.waiting: dict[str, dict[str, Any] | None] = {}  # checkpoints by path; None until the next epoch starts
         self.superseded: list[str] = []  # paths
 
     @property

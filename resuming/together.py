@@ -1,4 +1,4 @@
-"""The processes of a run end together: one that waits for the others would never learn that one of them has failed."""
+"""If one process of a run fails, all end: the others would wait for it, and never learn that it has failed."""
 
 import atexit
 import os
@@ -12,25 +12,28 @@ import torch
 
 from resuming.lightning_internals import shared_store
 
-SECONDS = 1.0  # from one look at the others to the next
-# the shared key that holds the rank of the first process to fail, and its exit status; torchrun keeps it for a restart
+SECONDS = 1.0  # between two looks at whether another process has failed
+# this key of the shared store holds the rank and exit status of the process that failed first; it names the attempt,
+# because torchrun keeps the store when it restarts the processes
 FAILED = f"failed in attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-GONE = "0 1"  # stands for a first process that could not say anything, and took the store with it
+GONE = "0 1"  # rank and status of a first process that was killed: it said nothing, and took the store with it
 
 
 @contextmanager
 def ending_together() -> Iterator[None]:
-    """If the block fails in one process, end the others in seconds. Only the first to fail says why.
+    """If the block fails in one process, end the others within seconds. Only the one that failed first says why.
 
-    As with a signal, the exit status is the first process's; a launcher would kill that if another failed before it.
-    Errors with status 0, which all processes raise together, end only their own.
+    As after a signal, the first process, rank 0, exits with the error's status. No other exits with one before it does,
+    as a launcher would then kill it.
+
+    Errors with status 0 are raised by all processes, so they end only the process that raises them.
     """
     over = threading.Event()
     threading.Thread(target=_watch, args=(over,), daemon=True).start()
     try:
         yield
         if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the store ends with the first process, which to the others means a failure
+            torch.distributed.barrier()  # the store ends with the first process, and the others take that for a failure
     except Exception as error:
         over.set()
         status = getattr(error, "status", 1)
@@ -42,7 +45,7 @@ def ending_together() -> Iterator[None]:
                 first = GONE
             if first != ours:
                 _leave(first)
-            # the others leave before, so that the store outlives them and no launcher finds this process's status first
+            # let the others leave first: they need the store, and no launcher should see this process's status before
             atexit.register(time.sleep, 3 * SECONDS)
         raise
     finally:
@@ -51,7 +54,7 @@ def ending_together() -> Iterator[None]:
 
 def _watch(over: threading.Event) -> None:
     store = None
-    while not over.wait(SECONDS if store else SECONDS / 20):  # later, the first process may be gone
+    while not over.wait(SECONDS if store else SECONDS / 20):  # find it soon: later, the first process may be gone
         if torch.distributed.is_initialized():
             try:
                 store = store or shared_store()
@@ -63,9 +66,9 @@ def _watch(over: threading.Event) -> None:
 
 
 def _leave(failed: str) -> None:
-    """End this process at once, although it waits for others."""
+    """End this process at once, even while it waits for others."""
     is_first = torch.distributed.get_rank() == 0
     if is_first:
-        time.sleep(SECONDS)  # the one that failed says why before the shell's prompt returns
+        time.sleep(SECONDS)  # so the process that failed says why before the shell's prompt returns
     sys.stdout.flush()
     os._exit(int(failed.split()[-1]) if is_first else 0)

@@ -12,8 +12,8 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
-# older runs have on_device
-HOW_READ = ("num_workers", "on_device", "list_files")  # data settings that do not affect the model
+# data settings that do not affect the model; only older runs have on_device
+HOW_READ = ("num_workers", "on_device", "list_files")
 Curve = list[tuple[int, float]]  # (epoch, value)
 
 

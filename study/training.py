@@ -179,11 +179,11 @@ def advance(bar: "tqdm[Any]", task: Task, shown: int) -> int:
 
 
 def visible_devices() -> list[dict[str, str]]:
-    """Return, for each GPU, the environment in which a process sees only that one; without GPUs, one empty one."""
+    """Return, for each GPU, the environment in which a process sees only that GPU; without GPUs, an empty one."""
     if not start_gpu():
         return [{}]
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(index) for index in range(count)]
-    if not names[0].startswith("MIG-"):  # a process never sees more than the first of these parts of GPUs
+    if not names[0].startswith("MIG-"):  # a process sees only one part of a split GPU, so count is 1
         names = names[:count]
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names]

@@ -46,7 +46,7 @@ def writing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
 
 
 def link(source: Path, path: Path) -> None:
-    """Give a file another name, as atomically as :func:`writing` does; without hard links, the name gets a copy."""
+    """Give a file a second name, as atomically as :func:`writing` does; where hard links fail, make a copy."""
     partial = path.with_name(f".{path.name[-LONGEST_NAME:]}.partial")
     partial.unlink(missing_ok=True)
     try:

@@ -21,11 +21,12 @@ def best_device() -> torch.device:
 
 
 def start_gpu() -> bool:
-    """Make the GPU ready to compute, as every command uses it; if there is one that does not work, say why and hide it.
+    """Start the GPU with the settings that all commands share, and return whether it works.
 
-    Once CUDA has started, no process that computes on a GPU can be forked.
+    If there is a GPU that does not work, this says why and hides it. A process that is forked afterwards cannot compute
+    on a GPU.
     """
-    if not torch.cuda.is_available():  # also true with a driver that is too old: Lightning lets torch ask only NVML
+    if not torch.cuda.is_available():  # true even if the driver is too old: Lightning lets torch ask only NVML
         return False
     try:
         torch.cuda.init()
@@ -38,12 +39,12 @@ def start_gpu() -> bool:
 
 
 def hide_gpus() -> None:
-    """Let PyTorch, Lightning and the processes started from this one see no GPU; too late once CUDA has started."""
+    """Hide all GPUs from PyTorch, Lightning and the processes started from this one; useless once CUDA has started."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def computes_bfloat16(device_type: str) -> bool:
-    """Whether a kind of device, the GPU or the CPU, computes bfloat16 natively."""
+    """Return whether this machine's GPU (``cuda``) or CPU (``cpu``) computes bfloat16 natively."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

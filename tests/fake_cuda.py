@@ -1,8 +1,8 @@
-"""A GPU that is not there: its tensors lie in main memory, and what would make the host wait for it is noted.
+"""A simulated GPU: its tensors lie in main memory, and it notes everything that would make the host wait for a GPU.
 
-A :class:`GPUTensor` says that it is on ``cuda:0`` and holds its values on the CPU, where everything is computed. So
-train.py runs to its end, with real numbers, pictures and checkpoints. PyTorch's own FakeTensor has no values, and its
-gradients need a driver. What a GPU refuses is refused here: tensors of two devices in one operation.
+A :class:`GPUTensor` says that it is on ``cuda:0``, but its values lie on the CPU, which computes everything. So
+train.py runs to its end, with real numbers, pictures and checkpoints. PyTorch's own FakeTensor would not do: it has no
+values, and its gradients need a driver. Like a real GPU, this one refuses tensors of two devices in one operation.
 """
 
 import json
@@ -32,7 +32,7 @@ WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Notes:
-    """What this process was seen to do, by the phase of the run: ``train <epoch> <batch>``, ``test 0 <batch>`` …"""
+    """What this process did, by the phase of the run: ``train <epoch> <batch>``, ``test 0 <batch>``, and so on."""
 
     def __init__(self) -> None:
         self.phase = ""
@@ -81,8 +81,8 @@ class NotePhases(Callback):
 class GPUTensor(Tensor):
     """A tensor on ``cuda:0`` that holds its values on the CPU.
 
-    To PyTorch's C++ it is on the CPU, since a gradient on CUDA asks the driver for its stream; to Python it is on the
-    GPU, and to autocast as well.
+    PyTorch's C++ takes it for a tensor on the CPU, because a gradient on CUDA would ask the driver for its stream.
+    Python and autocast take it for one on the GPU.
     """
 
     held: Tensor
@@ -106,7 +106,7 @@ class GPUTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do in Python what C++, which takes this for a CPU tensor, would do wrongly without asking the dispatcher."""
+        """Do here what C++ would get wrong: it takes this for a CPU tensor, and does not ask the dispatcher."""
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
             if func is Tensor.numpy:
@@ -136,7 +136,7 @@ class GPUTensor(Tensor):
 
 
 class FakeGPU(TorchDispatchMode):
-    """Bring to the GPU what does not start from one of its tensors, such as ``torch.zeros(3, device="cuda:0")``."""
+    """Handle operations that do not start from a tensor on the GPU, such as ``torch.zeros(3, device="cuda:0")``."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -169,7 +169,7 @@ def change(kind: type[Tensor], how: Callable[[Any], Any], value: Any) -> Any:
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    """Do an operation on either device, or refuse it, and note it if the host would wait for the GPU."""
+    """Compute an operation on either device, or refuse it, and note it if the host would wait for the GPU."""
     if func is aten.is_pinned.default:
         return is_pinned(args[0])
     if func is aten._pin_memory.default:
@@ -227,7 +227,7 @@ def check(func: Any, args: Any, tensors: list[Tensor]) -> None:
 
 
 def note_transfer(source: Tensor, result: Tensor, to_gpu: bool, non_blocking: bool) -> None:
-    """Note a copy from one device to the other, unless it happens behind the host's back."""
+    """Note a copy from one device to the other, unless the host goes on meanwhile."""
     if isinstance(source, GPUTensor) == to_gpu:
         return
     if not (non_blocking and is_pinned(source if to_gpu else result)):
@@ -242,7 +242,7 @@ arriving: dict[int, tuple[Tensor, Tensor]] = {}  # where to, and what
 
 
 class Event:
-    """In place of ``torch.cuda.Event``. Waiting for one of an earlier step leaves the GPU this step to work on."""
+    """Stands in for ``torch.cuda.Event``. Waiting for an earlier step's event is fine: the GPU has this step to do."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.record()
@@ -262,13 +262,13 @@ group_tensors = optim.Optimizer._group_tensors_by_device_and_dtype
 
 
 def group_as_in_python(tensors: Any, with_indices: bool = False) -> Any:
-    """Group an optimizer's tensors by what Python says is their device."""
+    """Group an optimizer's tensors by the device that Python sees."""
     grouped = group_tensors(tensors, with_indices)
     return {(group[0][0][0].device, dtype): group for (_, dtype), group in grouped.items()}
 
 
 def pretend() -> None:
-    """Make this process believe in a GPU until it ends. Devices need an index: without one, C++ asks the driver."""
+    """Make this process see a GPU until it ends. Devices need an index: without one, C++ asks the driver."""
     cuda: Any = torch.cuda
     cuda._lazy_init = lambda: None  # PyTorch calls it before anything on CUDA
     cuda.is_available = lambda: True  # Lightning, autocast, GradScaler and DataLoader ask
@@ -299,7 +299,7 @@ def pretend() -> None:
 
 
 def run_on_fake_gpu(folder: Path, arguments: list[str]) -> dict[str, list[str]]:
-    """Run train.py in a process that pretends, in a folder, and return what was noted."""
+    """Run train.py in a folder, in a process that has called :func:`pretend`, and return what was noted."""
     os.chdir(folder)
     notes.found.clear()
     main([*arguments, f"--trainer.callbacks+={__name__}.NotePhases"])
@@ -315,7 +315,7 @@ def evaluate(expression: str) -> bool:
 
 
 def arrive() -> tuple[list[float], list[float]]:
-    """Return what is there of three numbers on their way to the host, before an event and after it."""
+    """Copy three numbers to the host, and return what has arrived before an event and after it."""
     x, event = torch.arange(3.0, device="cuda:0").to("cpu", non_blocking=True), torch.cuda.Event()
     event.record()
     before = x.tolist()
@@ -336,7 +336,7 @@ class NoteCollectives(NotePhases):
 
 
 class Collectives(TorchDispatchMode):
-    """See every collective, whoever calls it; DDP reduces gradients while the backward pass goes on."""
+    """Note every collective, whoever calls it; DDP reduces gradients during the backward pass."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":

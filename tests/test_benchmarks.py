@@ -138,7 +138,7 @@ def test_without_a_gpu_there_is_nothing_to_measure(
         benchmarks.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "error: --gpu measures a GPU, and there is none that works. Without it the CPU is measured.\n"
+        "error: --gpu measures a GPU, but no GPU works here. Without --gpu, the CPU is measured.\n"
     )
 
 

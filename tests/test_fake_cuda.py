@@ -1,4 +1,4 @@
-"""What can be known about a GPU without one: every config runs on it, and the host does not wait for it."""
+"""What a simulated GPU can show: every config runs on a GPU, and the host does not wait for it."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ UNWATCHED = ["--trainer.log_every_n_steps=1000", "--trainer.enable_progress_bar=
 
 
 class FakeGPU:
-    """A process that has a GPU that is not there. All tests share it, as much is slower the first time."""
+    """A process with a simulated GPU. All tests share it, because many things are slower the first time."""
 
     def __init__(self, folder: Path, pool: ProcessPoolExecutor) -> None:
         self.folder, self.pool = folder, pool

@@ -90,7 +90,7 @@ def test_every_config_trains_as_on_a_cpu(config: Path, precision: str, root: Pat
     found, expected = only("gpu"), only("cpu")
     for row in metrics(found):
         assert all(isfinite(float(value)) for value in row.values() if value)
-    # noise is drawn on the device, so that a VAE's differs
+    # noise is drawn on the device, so a VAE's loss differs
     assert logged(found, "train/loss_step")[0] == pytest.approx(logged(expected, "train/loss_step")[0], rel=0.02)
     if precision != "16-mixed":  # which skips its first steps, until the scale of the gradients fits
         assert logged(found, "train/loss")[0] == pytest.approx(logged(expected, "train/loss")[0], rel=0.05)
@@ -215,7 +215,7 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     arguments = gpu("fit", root, "--trainer.max_epochs=3", f"--trainer.precision={precision}", *EXACT, config=config)
     assert run(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", GO_ON]
-    # SIGKILL saves nothing, so that a run goes on from one step before
+    # SIGKILL saves nothing, so a save in every step lets the run go on from the step before
     arguments += ["--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_train_steps: 1}}"]
     status = 128 + signum if signum == signal.SIGTERM else -signum
     for hook, epoch, *batch_idx in STOPS:
@@ -275,7 +275,7 @@ class TwoOnOne(DDPStrategy):
 
 
 def run_script(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run train.py as a user does, as Lightning starts further processes by its command line."""
+    """Run train.py as a user does: Lightning starts more processes with the same command line."""
     command = [sys.executable, train.__file__, *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150)
 

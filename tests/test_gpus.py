@@ -67,7 +67,7 @@ def test_a_signal_to_the_first_process_saves_and_stops_all(paintings: Path, tmp_
 
 
 class FullDisk(Callback):
-    """Let one process alone find its disk full."""
+    """Make one process find its disk full."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

@@ -242,7 +242,7 @@ def test_the_status_is_that_of_the_process_that_failed(launcher: str, paintings:
 @pytest.mark.parametrize(
     ("started", "devices", "said"),
     [
-        ({"SLURM_NTASKS": "1"}, 2, "but 1 started. In SLURM: #SBATCH --nodes=1 --ntasks-per-node=2, then srun"),
+        ({"SLURM_NTASKS": "1"}, 2, "but 1 started. In SLURM, use #SBATCH --nodes=1 --ntasks-per-node=2, then srun"),
         ({"SLURM_NTASKS": "2"}, 2, "Use `--ntasks-per-node=2` instead."),
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, 1, "Set `devices=2`."),
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}, 1, "Set `num_nodes=2`."),

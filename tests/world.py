@@ -22,7 +22,7 @@ def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # what hides a GPU for the rest of a process is undone
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # restored after the test, which may hide all GPUs
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))

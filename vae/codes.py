@@ -13,7 +13,7 @@ from torch import Tensor
 NUM_COMPONENTS = 200  # at most, in the mixture
 CODES_PER_COMPONENT = 30  # at least, on average
 NUM_MIXED = 64  # the mixture models this many of the longest principal directions, and a Gaussian the others
-NUM_ITERATIONS = 5  # of EM, after k-means; more take ten times as long, and unseen codes fit no better
+NUM_ITERATIONS = 5  # for EM, after k-means; more take ten times as long, and unseen codes fit no better
 REG_COVAR = 0.01  # minimum variance of a component (the prior's is 1); with less, unseen codes fit far worse
 
 Sampler = Literal["prior", "gaussian", "mixture"]
@@ -59,7 +59,7 @@ def fit_codes(codes: Tensor) -> Codes:
     mixed = codes @ directions[:, :num_mixed]  # not scaled: long directions should count most in k-means
     mixture = GaussianMixture(num_components, reg_covar=REG_COVAR, max_iter=NUM_ITERATIONS, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # few distinct codes, or more iterations to go
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few distinct codes, or EM has not converged yet
         mixture.fit(mixed.numpy())
     weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
     scale = deviations[:num_mixed]

@@ -101,13 +101,13 @@ class ConvVAE(LogsMeans):
     def sample(self, num_images: int, seed: int, sampler: Sampler = "prior") -> Tensor:
         """Decode random latents: new images (num_images, 3, S, S) in [0, 1], the same for the same seed.
 
-        See :meth:`draw` for what is raised.
+        It raises the same errors as :meth:`draw`.
         """
         with evaluating(self):
             return self.decode(self.draw(num_images, seed, sampler).to(self.device))
 
     def draw(self, num_images: int, seed: int, sampler: Sampler) -> Tensor:
-        """Draw the latents (num_images, latent_dim) of new images: on the CPU, the same for a seed on every device.
+        """Draw the latents (num_images, latent_dim) of new images on the CPU: a seed gives the same on every device.
 
         Args:
             sampler: ``prior`` draws latents from the standard normal, ``gaussian`` and ``mixture`` from what
