@@ -17,7 +17,7 @@ STARTED = time.perf_counter()  # after all imports
 class Measured(Exception):
     """Ends a run that has been measured."""
 
-    status = 0  # all processes raise it together, see resuming.together
+    is_shared = True  # see resuming.together
 
     def __init__(self, figures: Figures) -> None:
         super().__init__()

@@ -27,6 +27,8 @@ class NotFiniteError(PigmentError):
         rank: of the process. Only the first one fails: the launcher would kill it 5 s after any other did.
     """
 
+    is_shared = True
+
     def __init__(self, message: str, rank: int) -> None:
         super().__init__(message)
         self.status = 0 if rank else 2
@@ -146,6 +148,7 @@ class StopWhenNotFinite(Callback):
         trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
         with writing(self.folder / f"{name}_batch_rank_{trainer.global_rank}.pt") as file:
             torch.save({"batch": batch, "files": files}, file)
+        trainer.strategy.barrier()  # the first process to end takes the others with it
         raise NotFiniteError(
             f"not finite in step {step.number:,} (epoch {trainer.current_epoch}, batch {batch_idx}): "
             f"{textwrap.shorten(', '.join(terms), 300, placeholder=' …')}. "

@@ -6,11 +6,14 @@ import sys
 import textwrap
 from collections.abc import Collection
 
+GONE = {"on_device", "kl_warmup_steps"}  # from the saved configs of older runs
 HELPERS = {"help", "print_config", "print_shtab"}  # options that set no key
 
 
 def nearest_key(key: str, known: Collection[str]) -> str:
     """The nearest known key, searched level by level; else one with the same ending; else all that could be there."""
+    if key.rpartition(".")[2] in GONE:
+        return "it was removed, so delete it from the config"
     elsewhere = [name for name in known if name.endswith(f".{key}")]
     path = ""
     for part in key.split("."):

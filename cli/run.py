@@ -26,7 +26,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from callbacks.progress import ProgressBar
 from cli.parser import StrictParser
 from resuming.checkpoints import TO_GO_ON, read_checkpoint
-from resuming.lightning_internals import leave_config_alone
+from resuming.lightning_internals import cluster_environment, leave_config_alone
 from resuming.loggers import go_offline_if_necessary
 from system.errors import PigmentError
 from system.hardware import computes_bfloat16, hide_gpus, start_gpu
@@ -182,24 +182,24 @@ class PigmentCLI(LightningCLI):
         # not in defaults.yaml, where a progress bar would forbid trainer.enable_progress_bar: false
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         bars = (TQDMProgressBar, RichProgressBar)  # Lightning takes the latter where rich is installed, as on Colab
-        callbacks[:] = [ProgressBar() if type(one) in bars else one for one in callbacks]
+        if "ProgressBar" not in str(self.config[self.subcommand].trainer.callbacks):  # unless one is asked for
+            callbacks[:] = [ProgressBar() if type(one) in bars else one for one in callbacks]
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
         return trainer
 
     def _check_processes(self, trainer: Trainer) -> None:
-        """Refuse to start unless there is one process for each device; otherwise Lightning leaves devices idle."""
-        num_nodes, num_devices = trainer.num_nodes, trainer.num_devices
-        for launcher in (TorchElasticEnvironment, SLURMEnvironment):  # Lightning prefers the first, too
-            if launcher.detect():
-                launcher().validate_settings(num_devices, num_nodes)
-                if (started := launcher().world_size()) != num_nodes * num_devices:
-                    self.parser.error(
-                        f"{num_nodes} x {num_devices} devices need as many processes, but {started} started. "
-                        f"In SLURM, use #SBATCH --nodes={num_nodes} --ntasks-per-node={num_devices}, then srun"
-                    )
-                return
+        """Refuse a launcher that starts too few or too many processes: some devices would be idle, or train twice."""
+        launcher, num_nodes, num_devices = cluster_environment(trainer), trainer.num_nodes, trainer.num_devices
+        if isinstance(launcher, TorchElasticEnvironment | SLURMEnvironment):
+            launcher.validate_settings(num_devices, num_nodes)
+            if (num_processes := launcher.world_size()) != num_nodes * num_devices:
+                self.parser.error(
+                    f"trainer.num_nodes is {num_nodes} and trainer.devices {num_devices}, which takes "
+                    f"{num_nodes * num_devices} processes, but the launcher starts {num_processes}. In SLURM, use "
+                    f"#SBATCH --nodes={num_nodes} --ntasks-per-node={num_devices}, then srun"
+                )
 
     def after_instantiate_classes(self) -> None:
         if self.config[self.subcommand].compile:

@@ -35,13 +35,14 @@ def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Ima
 
     It takes them one by one, so they need not be in memory all at once.
     """
+    columns, margin = min(columns, num_images), MARGIN if num_images > 1 else 0
     for index, image in enumerate(images):
-        height, width = (side + MARGIN for side in image.shape[1:])
+        height, width = (side + margin for side in image.shape[1:])
         if index == 0:
-            size = columns * width + MARGIN, math.ceil(num_images / columns) * height + MARGIN
+            size = columns * width + margin, math.ceil(num_images / columns) * height + margin
             canvas = Image.new("RGB", size, "white")
         row, column = divmod(index, columns)
-        canvas.paste(to_pil_image(image.cpu()), (column * width + MARGIN, row * height + MARGIN))
+        canvas.paste(to_pil_image(image.cpu()), (column * width + margin, row * height + margin))
     return canvas
 
 

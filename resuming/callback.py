@@ -67,6 +67,9 @@ class SaveLast(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         self.is_trial: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        self.bests = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveBest)]
+        for best in self.bests:
+            best.follows_save_last = not self.is_trial
         if trainer.is_global_zero:
             for partial in self.path.parent.glob(".*.partial"):  # left by a kill
                 partial.unlink()
@@ -113,6 +116,9 @@ class SaveLast(Checkpoint):
         is_old, signum = self._agree(trainer, due or is_between, is_between)
         if due or is_old or signum:
             self._save(trainer)
+        elif is_between:
+            for best in self.bests:
+                best.hold(trainer)
         if signum:
             name, step = signal.Signals(signum).name, trainer.global_step
             how = f"Resume from there with --ckpt_path last: {self.path}" if step else "There is nothing to save yet."
@@ -123,7 +129,8 @@ class SaveLast(Checkpoint):
         """Return whether the last checkpoint is too old, and the signal received, or 0; all processes get the same.
 
         Asking makes processes wait for each other. So they ask about once a second: they all count calls, and the
-        slowest one's pace says after how many to ask again.
+        slowest one's pace says after how many to ask again, but at most after twice as many as the last time, since a
+        validation's pace is not training's.
         """
         now = time.monotonic()
         age = now - self.saved_at
@@ -137,19 +144,21 @@ class SaveLast(Checkpoint):
         seconds = (now - self.asked_at) / self.num_calls
         ours = torch.tensor([is_old, self.signum, seconds], device=trainer.strategy.root_device)
         is_old, signum, seconds = trainer.strategy.reduce(ours, reduce_op="max").tolist()
-        self.num_calls, self.asked_at, self.ask_every = 0, now, ASK_SECONDS / seconds
+        self.ask_every = 1 if at_once else min(ASK_SECONDS / seconds, 2 * self.num_calls)
+        self.num_calls, self.asked_at = 0, now
         return bool(is_old), int(signum)
 
     def _save(self, trainer: Trainer) -> None:
         if position(trainer) == self.saved or self.is_trial:
             return
         begun = time.monotonic()
-        bests = [one for one in trainer.checkpoint_callbacks if isinstance(one, SaveBest)]
-        present = [path for best in bests for path in best.write(trainer)]
+        present = [path for best in self.bests for path in best.write(trainer)]
         if not present:
             trainer.save_checkpoint(self.path, weights_only=False)
         elif trainer.is_global_zero:
             link(Path(present[0]), self.path)
+        for best in self.bests:
+            best.remove_superseded(trainer)
         self.saved, self.saved_at = position(trainer), time.monotonic()
         self.save_seconds = self.saved_at - begun
 

@@ -1,14 +1,19 @@
 """Everything that relies on Lightning 2.6's internals, with the reasons: what a new release may break is here."""
 
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
+from weakref import proxy
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import ClusterEnvironment
 from torch.distributed import Store
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
+
+from system.errors import PigmentError
 
 
 def position(trainer: Trainer) -> tuple[int, int]:
@@ -42,6 +47,11 @@ def settle_ddp(ddp: DistributedDataParallel) -> None:
 def shared_store() -> Store:
     """Return the key-value store that the processes of a run share; PyTorch has no public name for it."""
     return _get_default_store()
+
+
+def cluster_environment(trainer: Trainer) -> ClusterEnvironment:
+    """Return what tells a process which one it is, as Lightning has chosen it."""
+    return trainer._accelerator_connector.cluster_environment
 
 
 def is_accumulating(trainer: Trainer) -> bool:
@@ -121,11 +131,12 @@ class SaveBest(ModelCheckpoint):
 
     Lightning would save before an epoch's metrics are logged. This class saves when the next epoch starts, as
     :class:`resuming.callback.SaveLast` does. If an epoch has several validations, a best checkpoint from within it is
-    still written at once.
+    still written at once, and so are all without a SaveLast.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self.follows_save_last = False  # which says so
         self.is_epoch_over = False
         self.waiting: dict[str, dict[str, Any] | None] = {}  # checkpoints by path; None until the next epoch starts
         self.superseded: list[str] = []  # paths
@@ -134,49 +145,58 @@ class SaveBest(ModelCheckpoint):
     def state_key(self) -> str:
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)  # as in older checkpoints
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if None in self.waiting.values():
-            self._forget_superseded()
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=self.save_weights_only)
-            copy = deepcopy(checkpoint) if trainer.is_global_zero else {}
-            self.waiting = {path: copy if held is None else held for path, held in self.waiting.items()}
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.is_epoch_over = True
         super().on_train_epoch_end(trainer, pl_module)
         self.is_epoch_over = False
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.write(trainer)
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        for path, checkpoint in self.waiting.items():
-            if checkpoint is not None:
-                trainer.strategy.save_checkpoint(checkpoint, path)
+        super().on_exception(trainer, pl_module, exception)
+        with suppress(PigmentError):  # the disk may be full, which is what the exception says
+            for path, checkpoint in self.waiting.items():
+                if checkpoint is not None:
+                    trainer.strategy.save_checkpoint(checkpoint, path)
+
+    def hold(self, trainer: Trainer) -> None:
+        """Copy the present state if it is the best, to be written later."""
+        self._forget_superseded()
+        if None in self.waiting.values():
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=self.save_weights_only)
+            copy = deepcopy(checkpoint) if trainer.is_global_zero else {}
+            self.waiting = {path: copy if held is None else held for path, held in self.waiting.items()}
 
     def write(self, trainer: Trainer) -> list[str]:
-        """Write what waits, remove what it supersedes, and return the checkpoints that hold the present state."""
+        """Write what waits, and return the checkpoints that hold the whole present state."""
         self._forget_superseded()
         for path, checkpoint in self.waiting.items():
             if checkpoint is None:
                 super()._save_checkpoint(trainer, path)
-            else:
-                trainer.strategy.save_checkpoint(checkpoint, path)
+                continue
+            trainer.strategy.save_checkpoint(checkpoint, path)
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                logger.after_save_checkpoint(proxy(self))  # as Lightning does when it saves
+        present = [path for path, checkpoint in self.waiting.items() if checkpoint is None]
+        self.waiting = {}
+        return [] if self.save_weights_only else present
+
+    def remove_superseded(self, trainer: Trainer) -> None:
+        """Remove what better checkpoints replace, once ``last.ckpt`` no longer names it as the best."""
         for path in self.superseded:
             trainer.strategy.remove_checkpoint(path)
-        present = [path for path, checkpoint in self.waiting.items() if checkpoint is None]
-        self.waiting, self.superseded = {}, []
-        return [] if self.save_weights_only else present
+        self.superseded = []
 
     def _forget_superseded(self) -> None:
         for path in self.superseded:
             self.waiting.pop(path, None)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        if self.is_epoch_over:
+        if self.is_epoch_over and self.follows_save_last:
             self.waiting[filepath] = None
         else:
             super()._save_checkpoint(trainer, filepath)
 
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        self.superseded.append(filepath)
+        if self.follows_save_last:
+            self.superseded.append(filepath)
+        else:
+            super()._remove_checkpoint(trainer, filepath)

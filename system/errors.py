@@ -10,9 +10,11 @@ class PigmentError(Exception):
 
     Attributes:
         status: the program's exit status.
+        is_shared: whether all processes of a run raise it together.
     """
 
     status = 2
+    is_shared = False
 
 
 def reason(error: BaseException) -> str:

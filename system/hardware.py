@@ -56,8 +56,8 @@ def within_memory(remedy: str) -> Iterator[None]:
     """Turn an out-of-memory error, a GPU's or the machine's, into a PigmentError that says what to do."""
     try:
         yield
-    except RuntimeError as error:
-        if not is_oom_error(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_oom_error(error):
             raise
         raise PigmentError(f"out of memory. {remedy}") from error
 

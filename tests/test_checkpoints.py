@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks import WholeCheckpointIO
 from resuming import callback
 from system.errors import PigmentError
-from tests.test_resuming import assert_same, only
+from tests.test_resuming import assert_same, at, only, run
 from tests.test_train import SpoilLastEpoch
 from tests.world import tiny
 from train import main
@@ -144,3 +144,15 @@ def test_an_error_writes_the_best_that_waits(fruits: Path, monkeypatch: pytest.M
     saved = {path.stem: torch.load(path, weights_only=True) for path in only("runs").glob("checkpoints/*.ckpt")}
     steps = {name: checkpoint["global_step"] for name, checkpoint in saved.items()}
     assert steps == {"best-epoch000": 4, "last": 4, "best-epoch001": 8}
+
+
+def test_without_a_last_checkpoint_the_best_is_written_at_once(fruits: Path) -> None:
+    only_best = "--trainer.callbacks=[{class_path: callbacks.SaveBest, init_args: {monitor: val/loss}}]"
+    killed = at("on_train_batch_start", 1, signum=signal.SIGKILL)
+    assert run([*tiny("fit", fruits), only_best, killed]) == -signal.SIGKILL
+    assert len(list(Path("runs").glob("*/checkpoints/*.ckpt"))) == 1
+
+
+def test_a_trainer_knows_which_checkpoint_is_the_best(fruits: Path) -> None:
+    trained = main(tiny("fit", fruits))
+    assert trained.trainer.checkpoint_callback.best_model_path == str(next(trained.run_folder.glob("*/best-*.ckpt")))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks import LogSamples
 from callbacks.pictures import EpochImages
-from images.drawing import COLUMNS, MAP_THUMBNAIL, MARGIN, film_strip, latent_map
+from images.drawing import COLUMNS, MAP_THUMBNAIL, MARGIN, film_strip, grid, latent_map, mosaic
 from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
@@ -183,3 +183,9 @@ def test_predict_draws_every_image_beside_its_reconstruction(fruits: Path) -> No
     pair = torch.cat([image / 255, model.reconstruct(image[None] / 255)[0]], dim=-1).mul(255).byte()
     shown = read(pictures[0])[MARGIN : MARGIN + 16, MARGIN : MARGIN + 32]
     assert np.abs(shown.astype(int) - pair.permute(1, 2, 0).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 8, 10])
+def test_a_mosaic_is_a_grid_of_images_that_come_one_by_one(num_images: int) -> None:
+    images = torch.rand(num_images, 3, 16, 16)
+    assert np.array_equal(mosaic(iter(images), num_images, 8), grid(images, 8))

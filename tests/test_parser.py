@@ -157,6 +157,10 @@ def test_key_that_resembles_none_lists_those_there_are(refused: Refused) -> None
     assert "model.init_args.zzz: no such key, choose from image_size, latent_dim, loss, lr\n" in answer
 
 
+def test_a_key_of_older_runs_is_said_to_be_removed(refused: Refused) -> None:
+    assert "on_device: no such key, it was removed, so delete it" in refused("--data.init_args.on_device=false")
+
+
 def test_argument_beside_class_path(refused: Refused) -> None:
     answer = refused(yaml=f"model:\n  class_path: {__name__}.ToyModel\n  latent_dim: 3")
     assert answer == "error: model.latent_dim: belongs under model.init_args\n  in mine.yaml, line 3\n"

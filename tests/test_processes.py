@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessRaisedException
 import train
 from datamodules.folder import Order
 from system.errors import PigmentError
-from tests.test_resuming import CALIBRATED, COLORIZER, metrics, only, run, run_two
+from tests.test_resuming import CALIBRATED, COLORIZER, at, metrics, only, run, run_two
 from tests.test_samples import SAMPLERS, measuring, results
 from tests.world import last, tiny, write_painting
 
@@ -224,6 +224,38 @@ def test_if_one_fails_all_end(
     assert [said in line for line in lines] == [True] * (status > 0)
 
 
+def fail_and_go_on(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main([*arguments, failing([0])])
+    train.main([*arguments, "--trainer.max_epochs=1"])
+
+
+def test_after_a_run_that_failed_the_same_process_can_train_another(paintings: Path) -> None:
+    alone = ["--trainer.devices=1", "--trainer.strategy=ddp"]  # with a process group, which outlives a run
+    process = multiprocessing.get_context("fork").Process(
+        target=fail_and_go_on, args=(tiny("fit", paintings, *alone, config=COLORIZER),)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert [len(list(run.glob("checkpoints/last.ckpt"))) for run in sorted(Path("runs").iterdir())] == [0, 1]
+
+
+class Slow(Callback):
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        time.sleep(0.2)
+
+
+def test_a_signal_is_heeded_in_seconds_though_an_epoch_has_many_steps(paintings: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        write_painting(paintings / "training_set" / "painting" / f"more_{index}.jpg", 0.5, rng)
+    slow = [f"--trainer.callbacks+={__name__}.Slow", at("on_train_batch_end", 0, 1, rank=1)]
+    assert run_two(tiny("fit", paintings, "--data.init_args.batch_size=2", *slow, config=COLORIZER)) == 143
+    stopped = torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stopped["global_step"] < 12  # of 18 in the epoch
+
+
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_the_status_is_that_of_the_process_that_failed(launcher: str, paintings: Path) -> None:
     arguments = tiny("fit", paintings, failing([1]), "--trainer.devices=2", "--trainer.strategy=ddp", config=COLORIZER)
@@ -242,7 +274,7 @@ def test_the_status_is_that_of_the_process_that_failed(launcher: str, paintings:
 @pytest.mark.parametrize(
     ("started", "devices", "said"),
     [
-        ({"SLURM_NTASKS": "1"}, 2, "but 1 started. In SLURM, use #SBATCH --nodes=1 --ntasks-per-node=2, then srun"),
+        ({"SLURM_NTASKS": "1"}, 2, "starts 1. In SLURM, use #SBATCH --nodes=1 --ntasks-per-node=2, then srun"),
         ({"SLURM_NTASKS": "2"}, 2, "Use `--ntasks-per-node=2` instead."),
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, 1, "Set `devices=2`."),
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}, 1, "Set `num_nodes=2`."),

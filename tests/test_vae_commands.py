@@ -1,3 +1,6 @@
+import multiprocessing
+import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +65,20 @@ def test_many_samples_are_decoded_in_batches(vae_run: PigmentCLI, monkeypatch: p
     assert_alike(found.reshape(600, 16, 16, 3), as_cells(vae_run.model.sample(600, 0, "mixture")))
 
 
-def test_more_samples_than_fit_into_memory_are_refused(vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", f"--ckpt={last(vae_run)}", "--out=grid.png", f"--number={2**50}"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def sample_within(num_bytes: int, checkpoint: Path) -> None:
+    """Sample a million images in a process that may take only so much more memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + num_bytes,) * 2)
+    sys.exit(main(["sample", f"--ckpt={checkpoint}", "--out=grid.png", f"--number={10**6}"]))
+
+
+def test_more_samples_than_fit_into_memory_are_refused(vae_run: PigmentCLI, capfd: pytest.CaptureFixture[str]) -> None:
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=sample_within, args=(2**29, last(vae_run)))  # their grid takes 1.6 GB
+    process.start()
+    process.join()
+    assert process.exitcode == 2
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: out of memory. Ask for fewer images")
 
 
