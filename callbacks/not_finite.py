@@ -48,7 +48,8 @@ class StopWhenNotFinite(Callback):
     """Skip a step whose loss or gradient is not finite, and end the run.
 
     The run's folder ``not_finite`` then holds a checkpoint with the weights before the step (BatchNorm's statistics and
-    a decoder's variance have already seen its batch), and for each process the batch with the paths of its images.
+    a decoder's variance have already seen its batch and the next; Adam, if gradients are clipped, has moved the weights
+    once more by its momentum), and for each process the batch with the paths of its images.
 
     The host does not wait for the result of the check. The device itself makes the optimizer skip the step, and the run
     ends one step later. All processes end together, since they share their gradients: if the loss is not finite in one

@@ -20,6 +20,11 @@ from train import PigmentCLI, main
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning 2.6 calls it as before its version 4.49
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Take one process more than there are cores, as some tests wait for others that they have started."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(autouse=True)
 def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     live_in(tmp_path, monkeypatch)

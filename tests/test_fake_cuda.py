@@ -10,13 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from resuming import callback
 from tests.fake_cuda import arrive, evaluate, pretend, run_on_fake_gpu
 from tests.test_resuming import run_two
-from tests.world import CONFIGS, live_in, tiny, write_fruits, write_paintings
+from tests.world import CONFIGS, live_in, tiny, write_fruits, write_painting, write_paintings
 
 COLORIZERS = sorted((CONFIGS / "colorization").glob("*.yaml"))
 SHALLOW_RMSPROP, SHALLOW_ADAM = COLORIZERS[0], COLORIZERS[3]
@@ -145,14 +146,15 @@ def test_values_that_nobody_waited_for_are_not_there(gpu: FakeGPU) -> None:
 
 @pytest.mark.parametrize("config", [SHALLOW_ADAM, CALIBRATED], ids=lambda config: config.stem)
 def test_processes_share_only_their_gradients_in_an_ordinary_step(
-    config: Path, fruits: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, paintings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callback, "ASK_SECONDS", 3600)  # else a slow step also agrees on whether to stop
-    root = paintings if config in COLORIZERS else fruits
+    for index in range(10):
+        write_painting(paintings / "training_set" / "painting" / f"more_{index}.jpg", 0.5, np.random.default_rng(index))
     more = ["--data.init_args.batch_size=2", *UNWATCHED, "--trainer.callbacks+=tests.fake_cuda.NoteCollectives"]
-    assert run_two(tiny("fit", root, *more, config=config)) == 0
+    assert run_two(tiny("fit", paintings, *more, config=config)) == 0
     for rank in (0, 1):
-        notes = json.loads(Path(f"notes_{rank}.json").read_text())["train 1 1"]  # the second of three
+        notes = json.loads(Path(f"notes_{rank}.json").read_text())["train 1 2"]  # of six; processes ask before 1 and 3
         others = [note for note in notes if not note.startswith("gradients: ")]
         assert len(notes) > len(others)
         if config == CALIBRATED:  # whose variance is that of the batch of all processes

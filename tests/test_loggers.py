@@ -51,7 +51,7 @@ def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
     assert metrics(tmp_path) == [{"loss": "0.5", "step": "0"}]
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("kept", [1.0, pytest.param(0.6, marks=pytest.mark.slow), 0.0])
 def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
     """A kill cuts its log off, wherever its own process had reached."""
     arguments = tiny("fit", fruits)

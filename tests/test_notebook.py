@@ -101,10 +101,12 @@ def test_files_named_in_its_text_are_there() -> None:
     assert all((ROOT / name).is_file() for name in names | {f"docs/{link}" for link in links})
 
 
-SLOW = [pytest.param(f"-m {package}", marks=pytest.mark.slow) for package in ("vae", "study", "benchmarks")]
+ROOMS = ("colorization", "vae", "study", "benchmarks")
 
 
-@pytest.mark.parametrize("command", ["train.py", "-m colorization", *SLOW])
+@pytest.mark.parametrize(
+    "command", ["train.py", *(pytest.param(f"-m {room}", marks=pytest.mark.slow) for room in ROOMS)]
+)
 def test_a_command_starts_whatever_backend_a_notebook_passes_on_to_it(command: str) -> None:
     backend = {"MPLBACKEND": "inline_elsewhere"}  # IPython's is installed here
     arguments = [sys.executable, *command.split(), "--help"]

@@ -256,7 +256,8 @@ def test_a_signal_is_heeded_in_seconds_though_an_epoch_has_many_steps(paintings:
     assert stopped["global_step"] < 12  # of 18 in the epoch
 
 
-@pytest.mark.parametrize("launcher", ["ddp", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ddp", "torchrun"])
 def test_the_status_is_that_of_the_process_that_failed(launcher: str, paintings: Path) -> None:
     arguments = tiny("fit", paintings, failing([1]), "--trainer.devices=2", "--trainer.strategy=ddp", config=COLORIZER)
     tests = Path(__file__).parent

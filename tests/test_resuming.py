@@ -131,17 +131,17 @@ STOPS = (  # one after the other, all in one run
     ("config", "more"),
     [
         (CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
-        (COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
+        pytest.param(
+            COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"], marks=pytest.mark.slow
+        ),
         (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
         (COLORIZER, ["--trainer.val_check_interval=0.5"]),
-        (CALIBRATED, HALF),
     ],
     ids=[
         "calibrated-bf16-workers",
         "colorizer-bf16-workers",
         "colorizer-accumulating",
         "colorizer-often",
-        "calibrated-half",
     ],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
@@ -152,6 +152,16 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     assert run(arguments) == 0
     arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
     assert [run([*arguments, at(*stop)]) for stop in STOPS] == [143] * len(STOPS)
+    assert run(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
+def test_a_grad_scaler_goes_on_where_a_kill_left_it(fruits: Path) -> None:
+    often = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_train_steps: 2}}"
+    arguments = tiny("fit", fruits, *HALF, often, config=CALIBRATED)
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", "--ckpt_path=last"]
+    assert run([*arguments, at("on_train_batch_end", 0, 3, signum=signal.SIGKILL)]) == -signal.SIGKILL
     assert run(arguments) == 0
     assert_same(only("stopped"), expected=only("runs"))
 
@@ -321,7 +331,8 @@ def kill_at_random(arguments: list[str], when: random.Random, kills: int) -> int
 
 
 @pytest.mark.usefixtures("wandb_offline")
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_were_not(seed: int, fruits: Path) -> None:
     arguments = tiny("fit", fruits, "--trainer.max_epochs=6")
     assert run(arguments) == 0
