@@ -27,7 +27,7 @@ from torch.profiler import profile
 from tqdm import tqdm
 
 from benchmarks import bare, ours
-from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, machine, multiply, run, say, synchronize
+from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, Measured, machine, multiply, run, say, synchronize
 from system.hardware import computes_bfloat16
 
 SECONDS = 0.7  # how long a measurement of speed takes, if an epoch has enough steps
@@ -174,7 +174,7 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if next(self.steps, self) is self:
-            raise ours.Measured(self.figures)
+            raise Measured(self.figures)
 
 
 def timed(figures: Figures, num_images: int, num_steps: int) -> Iterator[None]:

@@ -9,19 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 import train
-from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, say, synchronize
+from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, Measured, say, synchronize
 
 STARTED = time.perf_counter()  # after all imports
-
-
-class Measured(Exception):
-    """Ends a run that has been measured."""
-
-    is_shared = True  # see resuming.together
-
-    def __init__(self, figures: Figures) -> None:
-        super().__init__()
-        self.figures = figures
 
 
 class Stopwatch(Callback):

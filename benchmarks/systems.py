@@ -70,6 +70,16 @@ class VAE(nn.Module):
         return error + kl_divergence(mean, log_variance).mean()
 
 
+class Measured(Exception):
+    """Ends a run that has been measured."""
+
+    is_shared = True  # see resuming.together
+
+    def __init__(self, figures: Figures) -> None:
+        super().__init__()
+        self.figures = figures
+
+
 class System(NamedTuple):
     config: str  # which sets size, batch_size, and a VAE's arguments in ``make``
     size: int

@@ -22,7 +22,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning 2.6 calls i
 
 def pytest_xdist_auto_num_workers() -> int:
     """Take one process more than there are cores, as some tests wait for others that they have started."""
-    return len(os.sched_getaffinity(0)) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
