@@ -164,7 +164,7 @@ def scaler(trainer: Trainer) -> Any:
 
 
 def norms(gradients: list[Tensor]) -> Tensor:
-    """Return a number for each gradient that is finite if the gradient is. It is in float32, as float16 may overflow."""
+    """Return a number for each gradient, finite if the gradient is; in float32, as float16 may overflow."""
     if gradients[0].is_cpu:  # where a sum takes half of a norm's time
         return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients])
     return torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))  # a few kernels for all
