@@ -12,11 +12,11 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import gpu, ours
+from benchmarks import gpu
 from benchmarks.__main__ import NETWORKS, STORES, table
 from benchmarks.bare import make_step
 from benchmarks.gpu import Measurement, Setting
-from benchmarks.systems import SYSTEMS
+from benchmarks.systems import SYSTEMS, run
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -40,9 +40,9 @@ class FirstStep(Callback):
 def test_the_bare_step_computes_the_loss_of_training(name: str, fruits: Path) -> None:
     system = SYSTEMS[name]
     more = ("--data.init_args.size=32", "--trainer.max_epochs=1", f"--trainer.callbacks+={__name__}.FirstStep")
-    run = main(tiny("fit", fruits, *more, config=CONFIGS / system.config))
-    (first,) = (callback for callback in run.trainer.callbacks if isinstance(callback, FirstStep))
-    net = system.make(**{setting: run.model.hparams[setting] for setting in system.make.keywords})
+    trained = main(tiny("fit", fruits, *more, config=CONFIGS / system.config))
+    (first,) = (callback for callback in trained.trainer.callbacks if isinstance(callback, FirstStep))
+    net = system.make(**{setting: trained.model.hparams[setting] for setting in system.make.keywords})
     net.load_state_dict({key: first.weights[key] for key in net.state_dict()})
     torch.set_rng_state(first.random_state)
     assert net.loss(first.batch).item() == pytest.approx(first.loss.item(), rel=1e-5)
@@ -58,9 +58,9 @@ def test_the_bare_step_has_the_settings_of_training(name: str) -> None:
     assert system.make.keywords == {setting: settings[setting] for setting in system.make.keywords}
 
 
-def test_figures_of_training_are_said(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ours.main("VAE", *tiny("fit", fruits)[2:], "--data.init_args.batch_size=2")
-    figures = json.loads(next(line for line in capfd.readouterr().out.splitlines() if line.startswith('{"')))
+def test_figures_of_training_are_said(fruits: Path) -> None:
+    runs = f"--trainer.default_root_dir={fruits.parent / 'runs'}"
+    figures = run("benchmarks.ours", "VAE", *tiny("fit", fruits)[2:], "--data.init_args.batch_size=2", runs)
     assert figures.keys() == {"images_per_second", "training_s", "first_step_s", "epoch_end_s", "peak_mb"}
     assert min(figures.values()) > 0
     assert figures["training_s"] * figures["images_per_second"] == pytest.approx(14)  # images to train on
