@@ -238,7 +238,7 @@ def test_after_a_run_that_failed_the_same_process_can_train_another(paintings: P
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert [len(list(run.glob("checkpoints/last.ckpt"))) for run in sorted(Path("runs").iterdir())] == [0, 1]
+    assert len(list(Path("runs").glob("*/checkpoints/last.ckpt"))) == 1
 
 
 class Slow(Callback):
