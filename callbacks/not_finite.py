@@ -40,7 +40,7 @@ class Step(NamedTuple):
     number: int
     batches: list[tuple[int, Tensor]]  # number and images
     weights: list[Tensor]  # those that have a gradient
-    values: Tensor  # on its way to the host: each batch's loss, the sum of all processes' losses, each gradient's norm
+    values: Tensor  # on its way to the host: each batch's loss, the sum of all processes' losses, and ``norms``
     arrived: Any  # the event after which ``values`` have arrived
 
 
@@ -65,7 +65,7 @@ class StopWhenNotFinite(Callback):
     def __init__(self) -> None:
         self.batches: list[tuple[int, Tensor]] = []  # since the last step
         self.losses: list[Tensor] = []  # one for each of these batches
-        self.norms: Tensor | None = None  # each gradient's norm, from an optimizer step until its batch ends
+        self.norms: Tensor | None = None  # of the gradients, from an optimizer step until its batch ends
         self.unread: Step | None = None  # the last step, until it is checked
         self.num_skipped = self.num_skipped_in_a_row = 0  # steps that the GradScaler skipped
 
@@ -164,7 +164,7 @@ def scaler(trainer: Trainer) -> Any:
 
 
 def norms(gradients: list[Tensor]) -> Tensor:
-    """Return a number for each gradient, finite if the gradient is; in float32, as float16 may overflow."""
+    """Return each gradient's norm, or on a CPU its sum: finite if the gradient is. In float32: float16 may overflow."""
     if gradients[0].is_cpu:  # where a sum takes half of a norm's time
         return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients])
     return torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))  # a few kernels for all
