@@ -4,20 +4,23 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from colorization import Colorizer
 from colorization.pictures import colorize_files
-from images.files import SUFFIXES, find_images, has_own_format
+from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
+from images.writing import keeps_name
 from resuming.checkpoints import load_model
-from system.errors import PigmentError
+from system.errors import PigmentError, reason
 from system.hardware import within_memory
 
 DESCRIPTION = """\
 Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
-full resolution. Orientation, transparency, bit depth, name and format stay; formats other than JPEG, PNG, WebP, BMP and
-TIFF become PNG. Images may have up to 178 megapixels. Results are sRGB: color profiles are neither applied nor kept."""
+full resolution. Orientation, transparency, bit depth, resolution, captions, name and format stay; formats other than
+JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. Of several pages, the largest is
+read, and of an animation the first frame. Images may have up to 178 megapixels."""
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 
@@ -31,27 +34,35 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
-            outputs = plan(options.paths, options.out)
+            outputs, passed_over = plan(options.paths, options.out)
             colorizer, _ = load_model(options.ckpt, Colorizer)
             if not colorizer.image_size:
                 raise PigmentError(f"the colorizer in '{options.ckpt}' was never trained")
+            make_folders(outputs.values())
             num_failed = colorize_files(colorizer, outputs)
     except PigmentError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         return 130
-    print(f"{len(outputs) - num_failed:,} colorized in '{options.out}', {num_failed:,} failed")
+    said = f"{len(outputs) - num_failed:,} colorized in '{options.out}', {num_failed:,} failed"
+    if passed_over:
+        kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
+        said += f", {len(passed_over):,} passed over ({kinds} files are not read)"
+    print(said)
     return 1 if num_failed else 0
 
 
-def plan(paths: Sequence[str], out: Path) -> dict[Path, Path]:
+def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]:
     """Find the images and the path of each result: the same below ``out`` as the image's below the given folder.
 
+    Returns:
+        The results' paths by image, and the files in the given folders that are images of a kind that is not read.
+
     Raises:
-        PigmentError: if there is nothing to do, or a result would replace an image or another result.
+        PigmentError: if there is nothing to do, or results would replace images or each other.
     """
-    outputs: dict[Path, Path] = {}
+    outputs, passed_over = dict[Path, Path](), list[Path]()
     for given in paths:
         matches = [given] if os.path.lexists(given) else sorted(glob.glob(given, recursive=True))
         if not matches:
@@ -60,17 +71,37 @@ def plan(paths: Sequence[str], out: Path) -> dict[Path, Path]:
             names = sorted(found.path for found in find_images(path, skip=out)) if path.is_dir() else [""]
             for name in names:
                 output = out / (name or path.name)
-                outputs.setdefault(path / name, output if has_own_format(output) else output.with_suffix(".png"))
+                if name and suffix(name) in PASSED_OVER:
+                    passed_over.append(path / name)
+                else:
+                    outputs.setdefault(path / name, output if keeps_name(output) else output.with_suffix(".png"))
     if not outputs:
         raise PigmentError(f"no image in {', '.join(paths)}: no file there ends in {', '.join(sorted(SUFFIXES))}")
     originals, sources = {os.path.realpath(image) for image in outputs}, dict[Path, Path]()
+    conflicts = []
     for image, output in outputs.items():
-        if os.path.realpath(output) in originals:
-            raise PigmentError(f"the result of '{image}' would replace the image '{output}'; choose another --out")
         other = sources.setdefault(output, image)
-        if os.path.realpath(other) != os.path.realpath(image):
-            raise PigmentError(f"'{other}' and '{image}' would both become '{output}'; colorize them separately")
-    return outputs
+        if os.path.realpath(output) in originals:
+            conflicts.append(f"the result of '{image}' would replace the image '{output}'")
+        elif os.path.realpath(other) != os.path.realpath(image):
+            conflicts.append(f"'{other}' and '{image}' would both become '{output}'")
+    if conflicts:
+        raise PigmentError("\n  ".join(["choose another --out, or colorize separately what conflicts:", *conflicts]))
+    return outputs, passed_over
+
+
+def make_folders(outputs: Iterable[Path]) -> None:
+    """Make the folders of the results, and try to write to each.
+
+    Raises:
+        PigmentError: if one cannot be written to.
+    """
+    for folder in dict.fromkeys(output.parent for output in outputs):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise PigmentError(f"cannot write to '{folder}': {reason(error)}. Choose another --out.") from error
 
 
 if __name__ == "__main__":

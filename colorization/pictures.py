@@ -1,6 +1,7 @@
 """Color for pictures of any size, predicted at the network's own size."""
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorization.colorizer import Colorizer
-from images.files import Pixels, read, write
+from images.reading import read
+from images.writing import Pixels, write
 from modes import evaluating
 from system.errors import reason
 
@@ -19,15 +21,21 @@ LONGEST = 8  # times the model's size, at most, for a scaled side; without a lim
 
 
 def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
-    """Colorize files (input: output). Name each failure on stderr, and return how many there were."""
+    """Colorize files (input: output), and return how many failed. Failures and notes are written to stderr."""
     num_failed = 0
+    noted: dict[str, list[Path]] = defaultdict(list)
     for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
         try:
             picture = read(image)
             write(picture._replace(pixels=colorize(colorizer, picture.pixels)), output)
+            for note in picture.notes.values():
+                noted[note].append(image)
         except Exception as error:  # damaged files raise all sorts of errors
             num_failed += 1
             tqdm.write(f"{image}: {reason(error)}", file=sys.stderr)
+    for note, files in noted.items():
+        more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+        print(f"{files[0]}{more}: {note}", file=sys.stderr)
     return num_failed
 
 

@@ -24,15 +24,17 @@ from tqdm import tqdm
 
 from datamodules.cache import build_once, cache_folder
 from images.colorfulness import colorfulness
-from images.files import SUFFIXES, find_images, open_file, read_square
+from images.files import PASSED_OVER, SUFFIXES, find_images, open_file, suffix
+from images.reading import read_square
 from system.errors import PigmentError, reason
 from system.signals import deferred
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
-FORMAT = 4  # increased when stores built by older code no longer fit
+FORMAT = 5  # increased when stores built by older code no longer fit
 COLORLESS = 5.0  # colorfulness below which an image is nearly colorless: gray, or gray with the tint of old paper
 CHUNK = 32  # files given to a process at a time
 ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
+NOTES = ("profile", "page", "damage")  # what a reader may have to say of an image, see images.reading
 THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
@@ -40,7 +42,11 @@ FINDINGS = {
     "kept": "kept",
     "duplicate": "including exact copies of another",
     "colorless": "including nearly colorless ones",
+    "profile": "including ones converted to sRGB from another color profile",
+    "page": "including the largest of several pages, or the first of several frames",
+    "damage": "including ones without their damaged metadata",
     "unreadable": "left out: unreadable",
+    "passed over": "left out: of a kind that is not read",
     "leak": "left out: also in training",
 }
 
@@ -50,10 +56,13 @@ class Entry(NamedTuple):
 
     path: str  # below the root
     part: str  # train, val or test; empty if the file's content would decide but cannot be read
-    status: str  # kept; unreadable; or leak: an earlier part has the same bytes
-    reason: str  # why it is unreadable
+    status: str  # kept; unreadable; passed over; or leak: an earlier part has the same bytes
+    reason: str  # why it was not read
     duplicate_of: str  # the first file with the same bytes
-    colorfulness: str  # of a thumbnail, see images.colorfulness; empty if unreadable
+    colorfulness: str  # of a thumbnail, see images.colorfulness; empty if it was not read
+    profile: str  # what its colors were converted from, if they were
+    page: str  # which page or frame it is, if there are several
+    damage: str  # what damaged part of it was left out, if any
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield all there is to say about the file: a key of FINDINGS, and the particulars."""
@@ -62,6 +71,9 @@ class Entry(NamedTuple):
             yield "duplicate", f"same as {self.duplicate_of}"
         if self.status == "kept" and float(self.colorfulness) < COLORLESS:
             yield "colorless", f"colorfulness {self.colorfulness}"
+        for note in NOTES:
+            if self.status == "kept" and getattr(self, note):
+                yield note, getattr(self, note)
 
 
 class File(NamedTuple):
@@ -77,6 +89,7 @@ class Decoded(NamedTuple):
 
     digest: bytes  # of its content; empty if unreadable
     colorfulness: float
+    notes: Mapping[str, str] = {}  # what to say of it, see images.reading
     fault: str = ""  # why it cannot be read
     disk: OSError | None = None  # what is wrong with the store's own disk
 
@@ -217,17 +230,19 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
 def _entries(files: Iterable[File], decoded: Iterable[Decoded]) -> Iterator[Entry]:
     """Yield what the manifest says about each file."""
     first_with: dict[bytes, tuple[str, str]] = {}  # digest: path and part
-    for file, (digest, color, fault, disk) in zip(files, decoded, strict=True):
+    for file, (digest, color, notes, fault, disk) in zip(files, decoded, strict=True):
         if disk:
             raise disk
         part = file.part or (_part_of(digest) if digest else "")
         if fault:
-            yield Entry(file.path, part, "unreadable", fault, "", "")
+            status = "passed over" if suffix(file.path) in PASSED_OVER else "unreadable"
+            yield Entry(file.path, part, status, fault, "", "", "", "", "")
         else:
             original, original_part = first_with.setdefault(digest, (file.path, part))
             status = "kept" if original_part == part else "leak"
             duplicate_of = "" if original == file.path else original
-            yield Entry(file.path, part, status, "", duplicate_of, f"{color:.1f}")
+            said = (notes.get(note, "") for note in NOTES)
+            yield Entry(file.path, part, status, "", duplicate_of, f"{color:.1f}", *said)
 
 
 def _part_of(digest: bytes) -> Part:
@@ -291,7 +306,7 @@ class Decoder(Dataset[Decoded]):
             digest = hashlib.blake2b(content, digest_size=16).digest()
             if not content:
                 raise ValueError("empty file")
-            image = read_square(content, self.size)
+            image, notes = read_square(content, self.size)
         except Exception as error:  # damaged files raise all sorts of errors
             return Decoded(digest, 0.0, fault=reason(error))
         try:
@@ -300,7 +315,7 @@ class Decoder(Dataset[Decoded]):
         except OSError as error:  # returned, as a DataLoader would raise it without its errno
             return Decoded(digest, 0.0, disk=error)
         thumbnail[:] = image[:: self.thinning, :: self.thinning]
-        return Decoded(digest, 0.0)
+        return Decoded(digest, 0.0, notes)
 
 
 def as_it_is(batch: Any) -> Any:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from cli.arguments import positive, seed
 from datamodules.folder import FolderDataModule, Images, as_images
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
-from images.files import open_file, read_square
+from images.files import open_file
+from images.reading import read_square
 from modes import evaluating
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
 from system.errors import PigmentError, reason
@@ -139,7 +140,7 @@ def read(files: Sequence[Path], vae: ConvVAE) -> Tensor:
     for path in files:
         try:
             with open_file(path) as file:
-                images.append(read_square(file.read(), vae.image_size))
+                images.append(read_square(file.read(), vae.image_size)[0])
         except Exception as error:  # damaged files raise all sorts of errors
             raise PigmentError(f"'{path}' cannot be used: {reason(error)}") from None
     return as_floats(as_images(np.stack(images)), vae)

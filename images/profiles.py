@@ -1,0 +1,125 @@
+"""Color profiles: what an image's numbers mean. All are converted to sRGB, which models and most programs expect."""
+
+import io
+import itertools
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
+
+SPACES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}  # as a profile and as imagecodecs name them
+INTENT, BLACK_POINT, NO_SHORTCUTS = 1, 0x2000, 0x0100  # in LittleCMS: relative colorimetric, and black stays black
+ICC_PROFILE = 34675  # a TIFF's tag
+Primaries = Sequence[float]  # x and y of red, green and blue
+SRGB, ADOBE_RGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06), (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+D65 = (0.3127, 0.3290)
+NUM_COLORS = {"gray": 1, "rgb": 3, "cmyk": 4}
+TOLERANCE = 2  # of 255: colors that change no more are left as they are
+
+
+def profile_of(image: Image.Image, exif: Image.Exif) -> bytes:
+    """Return the ICC profile that explains an open image's colors; empty if nothing says that they are not sRGB."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2.get(ICC_PROFILE, b"")  # what ``info`` holds may be another page's
+    if profile := image.info.get("icc_profile"):
+        return profile
+    with suppress(Exception):  # damaged EXIF raises all sorts of errors, and marks nothing
+        if ExifTags.IFD.Exif in exif and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
+            return rgb_profile(256 / 563, ADOBE_RGB)  # cameras say no more than that
+    if image.format != "PNG" or "srgb" in image.info or not image.info.get("gamma"):
+        return b""
+    gamma, chromaticity = image.info["gamma"], image.info.get("chromaticity") or (*D65, *SRGB)
+    if np.allclose([gamma, *chromaticity], [1 / 2.2, *D65, *SRGB], atol=0.02):  # how sRGB was marked in the past
+        return b""
+    return rgb_profile(gamma, chromaticity[2:], chromaticity[:2])
+
+
+def rgb_profile(gamma: float, primaries: Primaries, white: Sequence[float] = D65) -> bytes:
+    """Make a profile of RGB values that are light to the power of ``gamma``."""
+    import imagecodecs
+
+    return imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=1 / gamma)
+
+
+def convert_to_srgb(image: Image.Image | NDArray[Any], profile: bytes, notes: dict[str, str]) -> NDArray[Any] | None:
+    """Convert a loaded image, or pixels (H, W, 1 to 4), to sRGB, and note what it was converted from.
+
+    Returns:
+        (H, W, 3 or 4): RGB in the same depth, and alpha if there is any; None if there is nothing to convert.
+    """
+    if not profile:
+        return None
+    try:
+        space = SPACES[profile[16:20]]
+        if not changes_colors(profile, space):
+            return None
+        colors, alpha = split(image, space)
+        converted = transform(colors, profile, space)
+        name = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description
+    except (KeyError, RuntimeError, OSError):  # of no known space; damaged, says imagecodecs; or says Pillow
+        notes["damage"] = "unusable color profile left out"
+        return None
+    notes["profile"] = f"converted to sRGB from {(name or '').strip() or 'a color profile without a name'}"
+    return np.concatenate([converted, alpha], axis=2)
+
+
+def split(image: Image.Image | NDArray[Any], space: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return an image's colors (H, W, 1, 3 or 4) in the space of its profile, and its alpha (H, W, 0 or 1).
+
+    Raises:
+        KeyError: if its colors are of another space.
+    """
+    if isinstance(image, np.ndarray):
+        pixels, of_image = image, "gray" if image.shape[2] < 3 else "rgb"
+    else:
+        of_image = {"1": "gray", "L": "gray", "LA": "gray", "CMYK": "cmyk", "LAB": "lab"}.get(image.mode, "rgb")
+        mode = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}[space] + ("A" if image.has_transparency_data else "")
+        pixels = np.atleast_3d(np.asarray(image.convert(mode)))
+    if of_image != space and (of_image, space) != ("gray", "rgb"):
+        raise KeyError(space)
+    num_colors = NUM_COLORS[of_image if isinstance(image, np.ndarray) else space]
+    colors, alpha = pixels[..., :num_colors], pixels[..., num_colors:]
+    return np.repeat(colors, 3, axis=2) if (num_colors, space) == (1, "rgb") else colors, alpha
+
+
+@lru_cache(maxsize=64)  # the files of a folder often share one
+def changes_colors(profile: bytes, space: str) -> bool:
+    """Return whether a profile is more than sRGB by another name.
+
+    Raises:
+        RuntimeError: if it is damaged.
+    """
+    colors = np.array(list(itertools.product(range(0, 256, 51), repeat=NUM_COLORS[space])), np.uint8)[None]
+    changed = transform(colors, profile, space)
+    return space == "cmyk" or bool(np.abs(changed.astype(int) - colors).max() > TOLERANCE)
+
+
+def transform(colors: NDArray[Any], profile: bytes, space: str) -> NDArray[Any]:
+    """Convert (H, W, 1, 3 or 4), uint8 or uint16, to sRGB (H, W, 3).
+
+    Raises:
+        RuntimeError: if the profile is damaged.
+    """
+    import imagecodecs
+
+    def convert(colors: NDArray[Any], flags: int) -> NDArray[Any]:
+        return imagecodecs.cms_transform(
+            np.ascontiguousarray(colors),
+            profile,
+            imagecodecs.cms_profile("srgb"),
+            colorspace=space,
+            outcolorspace="rgb",
+            intent=INTENT,
+            flags=flags,
+        )
+
+    if space != "gray":
+        return convert(colors, BLACK_POINT)
+    # of gray, LittleCMS's shortcuts would halve dark levels, and without them each pixel takes long: so each level once
+    levels = np.arange(np.iinfo(colors.dtype).max + 1, dtype=colors.dtype)[None]
+    return convert(levels, BLACK_POINT | NO_SHORTCUTS)[0, colors[..., 0]]

@@ -1,0 +1,217 @@
+"""Images, read for training and for use alike: upright, in sRGB, the largest of several pages."""
+
+import io
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from images import png
+from images.files import open_file
+from images.profiles import convert_to_srgb, profile_of
+from images.writing import Notes, Picture, Pixels, metadata_of, written_as
+from system.errors import reason
+
+# what Pillow may open; it would hand others, such as PostScript, to programs outside
+FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA"]
+FORMATS += ["TIFF", "WEBP"]
+MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
+MAX_PIXELS = 80_000_000  # of an image in a store; a process that reads one needs 3 bytes per pixel, and more to scale
+FULL = 65535  # the highest value of 16 bits
+BITS_PER_SAMPLE = 258  # a TIFF's tag
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # bytes; by default 1 MB, which metadata can exceed
+# Pillow opens TIFFs of few depths; that it cannot decode the others does no harm, as tifffile does
+for prefix, fill, depth, extra in itertools.product((b"II", b"MM"), (1, 2), range(9, 17), ((), (0,), (1,), (2,))):
+    for photometric, mode, num_colors in ((0, "L", 1), (1, "L", 1), (2, "RGB", 3)):
+        key = (prefix, photometric, (1,), fill, (depth,) * (num_colors + len(extra)), extra)
+        TiffImagePlugin.OPEN_INFO.setdefault(key, (mode, mode))
+Result = TypeVar("Result")
+
+
+def read(path: Path) -> Picture:
+    """Decode an image file upright and at full bit depth.
+
+    Raises:
+        ValueError: if it is not a file that can be read, or its values have no defined range.
+        OSError: if it is damaged, or cannot be opened.
+    """
+
+    def use(file: IO[bytes], image: ImageFile, notes: Notes) -> Picture:
+        pixels, exif = decode(file, image, notes)
+        name = written_as(path, image)
+        return Picture(upright(np.asarray(pixels), exif), name, metadata_of(image, exif, name, notes), notes)
+
+    with open_file(path) as file:
+        return despite_metadata(file, use)
+
+
+def read_square(content: bytes, size: int) -> tuple[NDArray[np.uint8], Notes]:
+    """Decode an image file for training: upright, in 8 bits, on white where it is transparent.
+
+    Returns:
+        (size, size, 3), RGB: the shorter side is scaled to ``size``, the longer one cropped around its center.
+
+    Raises:
+        ValueError, OSError: as :func:`read`, and if the image is too small or too large.
+    """
+
+    def use(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[NDArray[np.uint8], Notes]:
+        if min(image.size) < MIN_SIDE:
+            raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
+        image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
+        if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is twice as high
+            raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
+        pixels, exif = decode(file, image, notes)
+        if isinstance(pixels, np.ndarray):
+            pixels = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8))
+        if pixels.mode == "RGBA":
+            pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
+        if pixels.size != (size, size):  # else fit would copy it
+            pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BICUBIC)
+        return np.ascontiguousarray(upright(np.asarray(pixels), exif)), notes
+
+    return despite_metadata(io.BytesIO(content), use)
+
+
+def despite_metadata(file: IO[bytes], use: Callable[[IO[bytes], ImageFile, Notes], Result]) -> Result:
+    """Open an image and use it; if that fails, try without its metadata, as the pixels are worth more."""
+    errors = []
+    for version, notes in versions(file):
+        try:
+            # not of a path, given which Pillow 12.3 garbles TIFFs that are stored sideways
+            with warnings.catch_warnings(action="ignore"), Image.open(version, formats=FORMATS) as image:
+                choose_page(image, notes)
+                return use(version, image, notes)
+        except Exception as error:  # decoders stumble over damage in all sorts of ways
+            errors.append(error)
+    first = errors[0]
+    if isinstance(first, ValueError | OSError | MemoryError | Image.DecompressionBombError):
+        raise first
+    raise OSError(f"damaged ({reason(first)})") from first
+
+
+def versions(file: IO[bytes]) -> Iterator[tuple[IO[bytes], Notes]]:
+    """Yield an image file, then, if it is a PNG, copies with less and less metadata, and what to note of each."""
+    yield file, {}
+    file.seek(0)
+    content = file.read(len(png.SIGNATURE))
+    if content == png.SIGNATURE:
+        content += file.read()
+        for kinds in (png.PIXELS + png.COLORS, png.PIXELS):
+            yield io.BytesIO(png.only(kinds, content)), {"damage": "read without its damaged metadata"}
+
+
+def choose_page(image: ImageFile, notes: Notes) -> None:
+    """Turn to the largest page of a TIFF; the first may be a preview."""
+    if not isinstance(image, TiffImageFile):
+        # an MPO is a photograph and its extras
+        num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        notes |= {"page": f"frame 1 of {num_frames}"} if num_frames > 1 else {}
+        return
+    areas = []
+    with suppress(EOFError):  # after the last page
+        for page in itertools.count():
+            area = 0
+            with suppress(KeyError, SyntaxError):  # a page of an unknown kind cannot be chosen
+                image.seek(page)
+                area = image.width * image.height
+            areas.append(area)
+    image.seek(areas.index(max(areas)))
+    notes |= {"page": f"page {image.tell() + 1} of {len(areas)}"} if len(areas) > 1 else {}
+
+
+def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image | Pixels, Image.Exif]:
+    """Decode an open image as RGB, or RGBA if it is transparent, in sRGB, and its EXIF.
+
+    Returns:
+        Pixels may be an array (H, W, 3 or 4); they are if they have more than 8 bits.
+    """
+    deep = decode_deep(file, image)
+    if deep is None:
+        image.load()
+    exif = read_exif(image)
+    if (converted := convert_to_srgb(image if deep is None else deep, profile_of(image, exif), notes)) is not None:
+        return converted, exif
+    if deep is not None:
+        return deep[..., [0, 0, 0, 1][: deep.shape[2] + 2]] if deep.shape[2] < 3 else deep, exif
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode), exif  # convert would copy it
+
+
+def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
+    """Decode an image of 9 to 16 bits, of which Pillow keeps only 8 where there is color; None if it has fewer.
+
+    Returns:
+        (H, W, 1 to 4): gray or RGB, and alpha if there is any, up to 65535.
+
+    Raises:
+        ValueError: if its values have no defined range.
+    """
+    if isinstance(image, TiffImageFile):
+        if max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8:
+            return decode_deep_tiff(file, image)
+    elif image.format == "PNG" and ";16" in str(image.tile):  # describes the encoded data, such as "RGB;16B"
+        import imagecodecs
+
+        file.seek(0)
+        pixels = imagecodecs.png_decode(png.only(png.PIXELS, file.read()))
+        return pixels.reshape(*pixels.shape[:2], -1)
+    elif image.mode.startswith(("I", "F")):  # in a JPEG 2000 or PPM, Pillow scales to 16 bits
+        if image.format not in ("JPEG2000", "PPM") or image.mode == "F":
+            raise ValueError("its values' range is not known; save it with 8 or 16 bits")
+        return np.asarray(image)[..., None].astype(np.uint16)
+    return None
+
+
+def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16]:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it raises says enough
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page: Any = tiff.pages[image.tell()]
+        bits, photometric, alpha = page.bitspersample, page.photometric, page.extrasamples[:1]
+        if page.sampleformat != 1 or bits > 16 or photometric > 2:  # signed or real numbers, or neither gray nor RGB
+            raise ValueError("its values' range is not known; save it with 8 or 16 bits, as RGB or gray")
+        pixels = page.asarray()
+        if page.planarconfig == 2 and pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, 0, -1)
+    num_colors = 3 if photometric == 2 else 1
+    pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : num_colors + (alpha != (0,))]
+    if bits < 16:
+        pixels = (pixels * np.float32(FULL / (2**bits - 1))).round().astype(np.uint16)
+    if photometric == 0:
+        pixels = np.concatenate([FULL - pixels[..., :1], pixels[..., 1:]], axis=2)
+    if alpha == (1,):  # colors times alpha
+        opacity = pixels[..., -1:].astype(np.float32).clip(1) / FULL
+        pixels[..., :-1] = (pixels[..., :-1] / opacity).round().clip(0, FULL)
+    return pixels
+
+
+def upright(pixels: Pixels, exif: Image.Exif) -> Pixels:
+    """Turn and mirror pixels (H, W, ...) as their EXIF says; a TIFF that Pillow has turned no longer says anything."""
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def read_exif(image: Image.Image) -> Image.Exif:
+    """Return an image's EXIF, empty if it is damaged."""
+    try:
+        return image.getexif()
+    except Exception:  # a broken header raises all sorts of errors, and the picture is worth more than its metadata
+        return Image.Exif()
