@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -37,12 +37,20 @@ for prefix, fill, depth, extra in itertools.product((b"II", b"MM"), (1, 2), rang
 Result = TypeVar("Result")
 
 
+class Unfit(ValueError):
+    """An image that is whole, but cannot be used."""
+
+
+UNDAMAGED = (Unfit, UnidentifiedImageError, Image.DecompressionBombError, MemoryError)  # what these say is enough
+
+
 def read(path: Path) -> Picture:
     """Decode an image file upright and at full bit depth.
 
     Raises:
-        ValueError: if it is not a file that can be read, or its values have no defined range.
+        ValueError: if it is of a kind to pass over or no file, or its values have no defined range.
         OSError: if it is damaged, or cannot be opened.
+        Image.DecompressionBombError: if it has more than 178 megapixels.
     """
 
     def use(file: IO[bytes], image: ImageFile, notes: Notes) -> Picture:
@@ -61,15 +69,16 @@ def read_square(content: bytes, size: int) -> tuple[NDArray[np.uint8], Notes]:
         (size, size, 3), RGB: the shorter side is scaled to ``size``, the longer one cropped around its center.
 
     Raises:
-        ValueError, OSError: as :func:`read`, and if the image is too small or too large.
+        ValueError: if its values have no defined range, or it is too small or too large.
+        OSError: if it is damaged.
     """
 
     def use(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[NDArray[np.uint8], Notes]:
         if min(image.size) < MIN_SIDE:
-            raise ValueError(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
+            raise Unfit(f"{image.width} x {image.height} pixels, needs {MIN_SIDE} x {MIN_SIDE} or more")
         image.draft(None, (2 * size, 2 * size))  # JPEG: leave out the detail that scaling down would lose
         if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is twice as high
-            raise ValueError(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
+            raise Unfit(f"{image.width} x {image.height} pixels, may have {MAX_PIXELS:,} at most")
         pixels, exif = decode(file, image, notes)
         if isinstance(pixels, np.ndarray):
             pixels = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8))
@@ -94,7 +103,7 @@ def despite_metadata(file: IO[bytes], use: Callable[[IO[bytes], ImageFile, Notes
         except Exception as error:  # decoders stumble over damage in all sorts of ways
             errors.append(error)
     first = errors[0]
-    if isinstance(first, ValueError | OSError | MemoryError | Image.DecompressionBombError):
+    if isinstance(first, UNDAMAGED) or (isinstance(first, OSError) and first.errno):
         raise first
     raise OSError(f"damaged ({reason(first)})") from first
 
@@ -167,7 +176,7 @@ def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
         return pixels.reshape(*pixels.shape[:2], -1)
     elif image.mode.startswith(("I", "F")):  # in a JPEG 2000 or PPM, Pillow scales to 16 bits
         if image.format not in ("JPEG2000", "PPM") or image.mode == "F":
-            raise ValueError("its values' range is not known; save it with 8 or 16 bits")
+            raise Unfit("its values' range is not known; save it with 8 or 16 bits")
         return np.asarray(image)[..., None].astype(np.uint16)
     return None
 
@@ -181,7 +190,7 @@ def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16
         page: Any = tiff.pages[image.tell()]
         bits, photometric, alpha = page.bitspersample, page.photometric, page.extrasamples[:1]
         if page.sampleformat != 1 or bits > 16 or photometric > 2:  # signed or real numbers, or neither gray nor RGB
-            raise ValueError("its values' range is not known; save it with 8 or 16 bits, as RGB or gray")
+            raise Unfit("its values' range is not known; save it with 8 or 16 bits, as RGB or gray")
         pixels = page.asarray()
         if page.planarconfig == 2 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)

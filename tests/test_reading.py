@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from skimage.color import lab2rgb
 
 from images.reading import read, read_square
 
@@ -20,9 +21,9 @@ ALPHA = np.concatenate([COLOR, RAMP[..., None] > 0.5], axis=-1)
 ON_WHITE = 1 - ALPHA[..., 3:] * (1 - COLOR)
 
 
-def pillow(pixels: np.ndarray, name: str, mode: str | None = None, **options: Any) -> bytes:
+def pillow(pixels: np.ndarray | Image.Image, name: str, mode: str | None = None, **options: Any) -> bytes:
     file = io.BytesIO()
-    image = Image.fromarray(pixels)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.convert(mode or image.mode).save(file, name, **options)
     return file.getvalue()
 
@@ -199,6 +200,23 @@ def gray_profile(gamma: float) -> bytes:
     return imagecodecs.cms_profile("gray", whitepoint=WHITE, gamma=gamma)
 
 
+def cmyk_profile() -> bytes:
+    """Four inks that each take a share of the light, by ICC.1:2001-04: a table of the colors of their 16 mixtures."""
+    mixtures = np.array(list(np.ndindex(2, 2, 2, 2)))
+    lightness = 100 * (1 - mixtures[:, 3]) * (1 - mixtures[:, :3].sum(axis=1) / 3)
+    lab = np.stack([lightness * 2.55, *[np.full(16, 128.0)] * 2], axis=-1).round().astype(np.uint8)
+    identity = np.eye(3).ravel() * 65536
+    straight = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *identity.astype(int).tolist())
+    table += 4 * straight + lab.tobytes() + 3 * straight
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    size = 128 + 28 + len(table) + len(white)
+    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12)
+    header += b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = struct.pack(">I4sII4sII", 2, b"A2B0", 156, len(table), b"wtpt", 156 + len(table), len(white))
+    return header.ljust(128, b"\0") + tags + table + white
+
+
 def adobe_exif() -> Image.Exif:
     """How a camera says Adobe RGB: by no profile, but by two letters and a digit."""
     exif = Image.Exif()
@@ -246,6 +264,14 @@ PROFILES: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is w
     "gray with a color profile.png": (
         lambda: pillow(bits(encode(LEVELS, SRGB, 1.8)[..., 0], 8), "PNG", icc_profile=rgb_profile(SRGB, 1.8)),
         LEVELS,
+    ),
+    "inks.tif": (
+        lambda: pillow(
+            Image.merge("CMYK", [Image.new("L", (SIZE, SIZE))] * 3 + [Image.fromarray(bits(1 - RAMP, 8))]),
+            "TIFF",
+            icc_profile=cmyk_profile(),
+        ),
+        lab2rgb(RAMP[..., None] * (100, 0, 0)),
     ),
     "16 bits, linear.tif": (
         lambda: tiff(bits(encode(COLOR, SRGB, 1.0), 16), "rgb", iccprofile=GAMMA_1),
