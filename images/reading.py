@@ -124,7 +124,7 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
     if not isinstance(image, TiffImageFile):
         # an MPO is a photograph and its extras
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        notes |= {"page": f"frame 1 of {num_frames}"} if num_frames > 1 else {}
+        notes |= {"page": f"only frame 1 of {num_frames}"} if num_frames > 1 else {}
         return
     areas = []
     with suppress(EOFError):  # after the last page
@@ -135,7 +135,7 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
                 area = image.width * image.height
             areas.append(area)
     image.seek(areas.index(max(areas)))
-    notes |= {"page": f"page {image.tell() + 1} of {len(areas)}"} if len(areas) > 1 else {}
+    notes |= {"page": f"only page {image.tell() + 1} of {len(areas)}, the largest"} if len(areas) > 1 else {}
 
 
 def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image | Pixels, Image.Exif]:

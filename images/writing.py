@@ -39,6 +39,7 @@ TIFF_TAGS = (  # that describe the picture, not how it was stored
     700,  # XMP
     33723,  # IPTC
 )
+KNOWN_AS = {"exif": "EXIF", "xmp": "XMP", "extra": "IPTC", "dpi": "resolution", "pnginfo": "texts"}  # Pillow's options
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 XMP_IN_PNG = "XML:com.adobe.xmp"  # the keyword of its chunk
 CAPTION = 0x0404  # the part of a Photoshop segment that holds IPTC: captions and credits
@@ -74,7 +75,7 @@ def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> 
     info, options, lost = image.info, dict[str, Any](), []
     if isinstance(image, TiffImageFile):
         if ExifTags.IFD.Exif in exif or ExifTags.IFD.GPSInfo in exif:
-            lost.append("camera settings")
+            lost.append("camera's notes")
         for tag in exif.keys() - set(TIFF_TAGS):
             del exif[tag]
     exif.pop(ExifTags.Base.Orientation, None)
@@ -104,9 +105,9 @@ def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> 
             Image.new("RGB", (1, 1)).save(io.BytesIO(), name, **{option: value})
         except Exception:  # wrong types and sizes raise all sorts of errors
             del options[option]
-            lost.append({"extra": "caption", "pnginfo": "texts"}.get(option, option))
+            lost.append(KNOWN_AS.get(option, option))
     if lost:
-        notes["lost"] = f"written without {', '.join(lost)}, which a {name} cannot hold"
+        notes["lost"] = f"written without its {' and '.join(lost)}"
     return options
 
 
