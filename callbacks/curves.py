@@ -68,9 +68,12 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
         axes = figure.add_subplot(rows, columns, place)
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
-        axes.set(title=term, xlabel="epoch", yscale="log")  # on a linear axis the first epoch would flatten all others
+        # on a linear axis the first epoch would flatten all others; a logarithmic one cannot show 0 or less
+        is_log = min(_values(history, term)) > 0
+        axes.set(title=term, xlabel="epoch", yscale="log" if is_log else "linear")
         low, high = axes.get_ylim()
-        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
+        is_wide = is_log and high > 10 * low
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(5))
         axes.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
         axes.xaxis.set(major_locator=MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
@@ -80,7 +83,11 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     return Image.open(png)
 
 
+def _values(history: dict[str, list[tuple[int, float]]], term: str) -> list[float]:
+    return [value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]]
+
+
 def _has_news(history: dict[str, list[tuple[int, float]]], term: str) -> bool:
     """Whether a term is neither a constant nor the loss itself under another name."""
-    values = [value for stage in ("train", "val") for _, value in history[f"{stage}/{term}"]]
+    values = _values(history, term)
     return max(values) - min(values) > 1e-6 * abs(max(values)) and history[f"train/{term}"] != history.get("train/loss")

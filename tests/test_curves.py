@@ -45,3 +45,12 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     assert flat.size == one.size  # nor does a constant
     colors = {tuple(color) for color in np.asarray(one.convert("RGB")).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines
+
+
+def test_a_term_below_zero_is_drawn_too() -> None:
+    falling, rising = [(0, 3.0), (1, 1.0)], [(0, -3.0), (1, 1.0)]
+    history = {"train/loss": falling, "val/loss": falling, "train/elbo": rising, "val/elbo": [(0, -2.0), (1, -1.0)]}
+    chart = draw_curves(history)
+    panel = chart.crop((chart.width // 2, 0, *chart.size)).convert("RGB")
+    colors = {tuple(color) for color in np.asarray(panel).reshape(-1, 3)}
+    assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines
