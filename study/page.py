@@ -23,8 +23,8 @@ from resuming.loggers import go_offline_if_necessary
 from study.charts import curves_svg
 from study.claims import ABOUT, CLAIMS, DEVIATION, HARDLY, PAIRS, Assessed, Figure, assess
 from study.measures import Family, Tested, difference, held_out, measure, summarize
-from study.runs import find_runs, read_config
-from study.training import CONFIGS
+from study.runs import find_runs, model_of
+from study.training import CONFIGS, as_parsed
 from system.atomic import writing
 from system.errors import PigmentError
 from vae import ConvVAE
@@ -107,7 +107,7 @@ def assess_claims(family: Family, figures: dict[str, dict[str, Figure]]) -> list
     there = {}  # number: models
     for path in CONFIGS:  # unlike the report's model 7, one from scratch has no pre-trained weights
         several = family.models.get(path.stem)
-        if several and several[0].run.config["model"] == read_config(path)["model"]:
+        if several and model_of(several[0].run.config) == model_of(as_parsed([f"--config={path}"])):
             there[path.stem.partition("_")[0]] = several
     by_number = {number: dict(figures[several[0].run.model]) for number, several in there.items()}
     for number, other in PAIRS:

@@ -1,5 +1,6 @@
 """The folders of a study: ``<study>/<model>/seed<seed>/<run id>``, and what they hold."""
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,8 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
-# data settings that do not affect the model; only older runs have on_device
-HOW_READ = ("num_workers", "on_device", "list_files")
+# data settings that do not affect the model, or, like root, not as they are written; only older runs have on_device
+HOW_READ = ("root", "num_workers", "on_device", "list_files")
 Curve = list[tuple[int, float]]  # (epoch, value)
 
 
@@ -60,14 +61,14 @@ class Run:
     @property
     def images(self) -> str:
         """The images it is trained on, in words; all models of a kind must share them."""
-        kind, settings = self.config["data"]["class_path"], self.config["data"]["init_args"]
-        return f"{kind}, root {settings.get('root')}, size {settings.get('size')}"
+        settings = kept(self.config)
+        return f"{self.config['data']['class_path']}, root {settings['root']}, size {settings['size']}"
 
     @property
     def recipe(self) -> tuple[Any, ...]:
         """What all seeds of a model must share."""
         data = {name: value for name, value in self.config["data"]["init_args"].items() if name not in HOW_READ}
-        return self.config["model"], data, self.config["trainer"]["max_epochs"]
+        return kept(self.config), data, self.config["trainer"]["max_epochs"]
 
     @property
     def seconds(self) -> float | None:
@@ -91,6 +92,23 @@ class Run:
         if missing := {"train/loss", "val/loss"} - self.history.keys():
             raise PigmentError(f"its {METRICS_FILE} has no {' and no '.join(sorted(missing))}")
         _ = self.seconds  # raises here rather than on the page
+
+
+def kept(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run keeps when it resumes, however a config spells them."""
+    data = config["data"]["init_args"]
+    return {**model_of(config), "root": located(data.get("root")), "size": data.get("size")}
+
+
+def model_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {"model": config["model"]["class_path"].rpartition(".")[2], **config["model"]["init_args"]}
+
+
+def located(root: str | None) -> str | None:
+    """Return where a folder of images lies, however its path is written; other roots have no place yet."""
+    if root is None or root.startswith("kaggle:"):
+        return root
+    return os.path.realpath(os.path.expanduser(root))
 
 
 def read_config(path: Path) -> dict[str, Any]:

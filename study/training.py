@@ -8,15 +8,19 @@ import sys
 import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, NamedTuple
 
 import torch
+from jsonargparse import ActionConfigFile
+from lightning.pytorch import LightningDataModule, LightningModule
 from tqdm import tqdm
 
-from study.runs import Run, read_config
+from cli.parser import StrictParser, short
+from study.runs import Run, kept, read_config
 from system.errors import PigmentError, reason
 from system.hardware import start_gpu
 from system.signals import handling, interrupt
@@ -27,8 +31,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 1.0  # seconds between two looks at a run
 OURS = {  # options of train.py that a study sets itself
     "--trainer.max_epochs": "use --epochs",
-    "--data.init_args.root": "use --root",
-    "--data.init_args.size": "use --size",
+    "--data.root": "use --root",
+    "--data.size": "use --size",
     "--seed_everything": "use --seeds",
     "--trainer.default_root_dir": "use --out",
     "--config": "use --configs",
@@ -42,7 +46,7 @@ class Task(NamedTuple):
 
     run: Run
     num_epochs: int
-    settings: dict[str, dict[str, Any]]  # data and model settings that a run already begun must share
+    settings: dict[str, Any]  # which a run already begun must share
     arguments: list[str]  # for train.py
 
 
@@ -93,16 +97,12 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
     if len(names) > len(set(names)):
         raise PigmentError("two configs share a name, so their models would share a folder; rename one")
     for option in (option.partition("=")[0] for option in more):
-        if option in OURS:
-            raise PigmentError(f"{option} cannot be given here: {OURS[option]}")
-    given = {name: getattr(options, name) for name in ("root", "size") if getattr(options, name) is not None}
+        if short(option) in OURS:
+            raise PigmentError(f"{option} cannot be given here: {OURS[short(option)]}")
     tasks = []
     for seed in dict.fromkeys(options.seeds):
         for path in options.configs:
             config = read_config(path)
-            data, model = {"root": None, **config["data"]["init_args"], **given}, dict(config["model"]["init_args"])
-            if "size" not in data:
-                raise PigmentError(f"'{path}' does not say data.init_args.size: give --size")
             run = Run(options.out / path.stem / f"seed{seed}")
             arguments = [
                 f"--config={path}",
@@ -110,18 +110,37 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
                 f"--trainer.default_root_dir={run.folder}",
                 "--trainer.enable_progress_bar=false",
                 "--ckpt_path=last",
-                *(f"--data.init_args.{name}={value}" for name, value in given.items()),
             ]
+            for name in ("root", "size"):
+                if (value := getattr(options, name)) is not None:
+                    arguments.append(f"--data.init_args.{name}={value}")
             if options.epochs:
                 arguments.append(f"--trainer.max_epochs={options.epochs}")
-            if options.scratch and "weights" in model:
+            if options.scratch and "weights" in config["model"]["init_args"]:
                 arguments.append("--model.init_args.weights=null")
-                model["weights"] = None
-            settings = {"data": {name: data[name] for name in ("root", "size")}}
-            if not any(option.startswith("--model") for option in more):  # train.py compares these when it resumes
-                settings["model"] = model
-            tasks.append(Task(run, options.epochs or config["trainer"]["max_epochs"], settings, [*arguments, *more]))
+            arguments += more
+            num_epochs = options.epochs or int(config["trainer"]["max_epochs"])
+            tasks.append(Task(run, num_epochs, kept(as_parsed(arguments)), arguments))
     return tasks
+
+
+def as_parsed(arguments: list[str]) -> dict[str, Any]:
+    """Return the model and data that train.py gets from its arguments, or exit as it does if they are wrong."""
+    return train_parser().parse_args(arguments).as_dict()
+
+
+@cache
+def train_parser() -> StrictParser:
+    """Return a parser like train.py's, but fast: whatever concerns neither model nor data, it takes as it comes."""
+    parser = StrictParser()
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    parser.link_arguments("data.init_args.size", "model.init_args.image_size")
+    parser.add_argument("--trainer", type=dict)
+    for name in ("seed_everything", "compile", "ckpt_path", "weights_only"):
+        parser.add_argument(f"--{name}")
+    return parser
 
 
 def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[Any]") -> str:
@@ -132,12 +151,10 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     """
     run, shown = task.run, advance(bar, task, 0)
     if run.has_begun:
-        for section, settings in task.settings.items():
-            begun = run.config[section]["init_args"]
-            for name, value in settings.items():
-                if begun.get(name) != value:
-                    found = begun.get(name)
-                    raise PigmentError(f"begun with {name} {found}, not {value}; choose another folder with --out")
+        begun = kept(run.config)
+        for name, value in task.settings.items():
+            if begun.get(name, value) != value:
+                raise PigmentError(f"begun with {name} {begun[name]}, not {value}; choose another folder with --out")
     if shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)

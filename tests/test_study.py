@@ -50,7 +50,7 @@ def stop_once_it_has_learned(run: Run) -> None:
 
 
 def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
-    paintings: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    paintings: Path, fruits: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(training, "POLL", 0.1)
@@ -76,8 +76,20 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which resumed
 
     times = run.times.read_text()
+    text, deep, same = SHALLOW.read_text(), Path("deep", SHALLOW.name), Path("same", SHALLOW.name)
+    deep.parent.mkdir()
+    deep.write_text(text.replace("ShallowColorizer", "DeepColorizer"))
+    same.parent.mkdir()
+    same.write_text(text.replace("lr: 0.001", "lr: 1e-3").replace("colorization.S", "colorization.colorizer.S"))
+    Path("link").symlink_to(paintings)
     for status, said, *more in (
         (0, "", f"--epochs={num_epochs}", f"--configs={SHALLOW}"),
+        (0, "", f"--epochs={num_epochs}", f"--configs={same}", "--root=paintings/"),
+        (0, "", f"--epochs={num_epochs}", f"--configs={same}", "--root=./link"),
+        (1, f"begun with root {paintings}, not {fruits}", f"--root={fruits}", f"--configs={SHALLOW}"),
+        (1, "begun with model ShallowColorizer, not DeepColorizer", f"--epochs={num_epochs}", f"--configs={deep}"),
+        (1, "begun with lr 0.001, not 0.002", f"--configs={SHALLOW}", "--model.lr=2e-3"),
+        (2, "--data.size cannot be given here: use --size", f"--configs={SHALLOW}", "--data.size=24"),
         (1, "4_shallow_adam, seed 0: begun with size 16, not 24", "--size=24", f"--configs={SHALLOW}"),
         (1, "begun with lr 0.001, not 0.1", f"--epochs={num_epochs}", f"--configs={other}"),
         (2, "--config cannot be given here: use --configs", "--config=vae.yaml"),
@@ -342,14 +354,20 @@ def test_from_scratch_a_network_has_no_weights() -> None:
         assert len(tasks) == 9
 
 
-def test_a_config_needs_no_root_and_its_size_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_needs_neither_root_nor_size() -> None:
     config = yaml.safe_load(SHALLOW.read_text())
     config["data"] = {"class_path": "datamodules.PaintingsDataModule"}
-    Path("sizeless.yaml").write_text(yaml.safe_dump(config))
-    (task,) = planned("--configs=sizeless.yaml", "--size=16")
-    assert task.settings["data"] == {"root": None, "size": 16}
-    assert main(["run", "--configs=sizeless.yaml"]) == 2
-    assert "'sizeless.yaml' does not say data.init_args.size: give --size" in capsys.readouterr().err
+    Path("short.yaml").write_text(yaml.safe_dump(config))
+    for given, size in ([], 128), (["--size=16"], 16):
+        (task,) = planned("--configs=short.yaml", *given)
+        assert {"root": None, "size": size}.items() <= task.settings.items()
+
+
+def test_a_mistake_in_a_config_is_named_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wrong.yaml").write_text(SHALLOW.read_text().replace("lr: 0.001", "lr: fast"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "--configs", str(SHALLOW), "wrong.yaml"])
+    assert capsys.readouterr().err == "error: model.init_args.lr: expected float, got fast\n  in wrong.yaml, line 4\n"
 
 
 def test_each_gpu_is_given_to_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
