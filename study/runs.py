@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,11 @@ class Run:
         """Every metric by epoch."""
         curves: dict[str, Curve] = {}
         for row in read_metrics(self.run_folder / METRICS_FILE):
-            for name in row.keys() - {"epoch", "step"}:
-                curves.setdefault(name, []).append((int(row["epoch"]), float(row[name])))
+            if "epoch" in row:  # callbacks such as LearningRateMonitor log without one
+                for name in row.keys() - {"epoch", "step"}:
+                    with suppress(ValueError):  # text has no curve
+                        point = int(float(row["epoch"])), float(row[name])
+                        curves.setdefault(name, []).append(point)
         return curves
 
     def check(self) -> None:
@@ -141,13 +145,24 @@ def find_runs(study: Path) -> tuple[list[Run], dict[str, str]]:
     if not study.is_dir():
         raise PigmentError(f"there is no study '{study}'. Name its folder with --out, or train it: python -m study run")
     runs: list[Run] = []
-    left_out = {}
-    for folder in sorted((path for path in study.iterdir() if path.is_dir()), key=by_number):
-        seeds = [path for path in folder.iterdir() if re.fullmatch(r"seed\d+", path.name) and path.is_dir()]
-        if not seeds and folder.name != "wandb":
+    left_out: dict[str, str] = {}
+    for folder in sorted(folders_in(study), key=by_number):
+        seeds = [path for path in folders_in(folder) if re.fullmatch(r"seed\d+", path.name)]
+        if seeds:
+            others = [path.name for path in folders_in(folder) if path not in seeds]
+            left_out |= {f"{folder.name}, {name}": "not called seed0, seed1 ..." for name in others}
+        elif folder.name != "wandb":
             left_out[folder.name] = "not part of this study: nothing in it is called seed0, seed1 ..."
         runs += map(Run, sorted(seeds, key=by_number))
+    for run in runs:
+        if run.has_begun:
+            others = [path.name for path in folders_in(run.folder) if path != run.run_folder]
+            left_out |= {f"{run}, {name}": f"only the newest run counts, {run.run_folder.name}" for name in others}
     return runs, left_out
+
+
+def folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def by_number(path: Path) -> tuple[float, str]:

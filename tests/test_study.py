@@ -3,6 +3,7 @@ import csv
 import fcntl
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
@@ -13,12 +14,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import wandb
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from markupsafe import escape
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -103,6 +106,18 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     assert run.times.read_text() == times  # nothing was trained
 
 
+class LogOddly(Callback):
+    """Log what a page has no use for, and what it cannot compute with."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("epoch", float(trainer.current_epoch))  # where others log a whole number
+        pl_module.log("train/infinite", math.inf)
+        pl_module.log("any, thing", -1.0)
+        text: dict[str, Any] = {"train/phase": "warm\nup", "epoch": 0}
+        for logger in trainer.loggers:
+            logger.log_metrics(text, step=trainer.global_step)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _loud_again() -> Iterator[None]:
     logger = logging.getLogger("lightning.pytorch")
@@ -133,12 +148,13 @@ def train_models(paintings: Path, fruits: Path) -> None:
     eight, vae = SHALLOW.with_name("8_shallow_adam_mae.yaml"), ALL_CONFIGS / "vae.yaml"
     for config, root, seed in (
         (SHALLOW, paintings, 0),
-        (SHALLOW, paintings, 1),
+        (SHALLOW, paintings.relative_to(Path.cwd()), 1),
         (eight, paintings, 0),
         (vae, fruits, 0),
     ):
         where = f"--trainer.default_root_dir=study/{config.stem}/seed{seed}"
-        train(tiny("fit", root, where, f"--seed_everything={seed}", config=config))
+        more = [f"--trainer.callbacks+={name}" for name in ("LearningRateMonitor", f"{__name__}.LogOddly")]
+        train(tiny("fit", root, where, f"--seed_everything={seed}", *more, config=config))
     Path("study/8_shallow_adam_mae/seed0/seconds.txt").write_text("90.0\n30.0\n")  # trained in two sessions
 
     def copy(name: str, old: str = "", new: str = "") -> Run:
@@ -152,13 +168,16 @@ def train_models(paintings: Path, fruits: Path) -> None:
     damaged = copy("8_shallow_adam_mae/seed2").checkpoint
     damaged.write_bytes(damaged.read_bytes()[:1000])
     copy("8_shallow_adam_mae/seed3", "max_epochs: 2", "max_epochs: 9")
+    spelled = Run(Path("study/8_shallow_adam_mae/seed0")).run_folder / "config.yaml"
+    spelled.write_text(spelled.read_text().replace("colorization.S", "colorization.colorizer.S"))
     torn = copy("8_shallow_adam_mae/seed4").run_folder / "config.yaml"
     torn.write_text("model:\n  class_path: colori")
     copy("8_shallow_adam_mae/seed5", "lr: 0.001", "lr: 0.002")
     film = copy("9_deep_adam_mae/seed0").run_folder / "media" / "colorizations.png"  # not with the report's settings
     film.write_bytes(film.read_bytes()[:100])
     Path("study/6_deep_adam/seed0").mkdir(parents=True)
-    Path("study/holiday/photos").mkdir(parents=True)
+    for ignored in ("holiday/photos", "vae/seed0.old", "vae/seed0/20200101-000000-0000"):
+        Path("study", ignored).mkdir(parents=True)
 
 
 def table_rows(page: str) -> dict[str, list[str]]:
@@ -190,12 +209,15 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
         "8_shallow_adam_mae, seed 5": "trained differently from 8_shallow_adam_mae, seed 0",
         "9_deep_adam_mae, seed 0, film strip": "cannot be read",
         "holiday": "not part of this study",
+        "vae, seed0.old": "not called seed0, seed1",
+        "vae, seed 0, 20200101-000000-0000": "only the newest run counts",
     } | {path.stem: "not trained" for path in CONFIGS if path.stem[0] in "12357"}
     found = dict(re.findall(r"<li><b>(.+?)</b>: (.+)</li>", page))
     assert found.keys() == left_out.keys()
     assert [what for what, why in left_out.items() if why not in found[what]] == []
     assert all(escape(claim.text) in page for claim in CLAIMS)
     assert "no finished run with the report&#39;s settings for model 9 and model 6" in page
+    assert "settings for model 8" not in page
     rows = table_rows(page)
     assert rows["left out: unreadable"] == ["1", "0"]
     assert rows["left out: also in training"] == ["0", "1"]
