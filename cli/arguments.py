@@ -1,6 +1,13 @@
 """Types for argparse: what they raise is the message that the user reads."""
 
+import os
 from argparse import ArgumentTypeError
+from pathlib import Path
+
+
+def local_path(text: str) -> Path:
+    """Expand ``~``, which the shell leaves alone after ``--out=``."""
+    return Path(os.path.expanduser(text))
 
 
 def positive(text: str) -> int:

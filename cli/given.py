@@ -1,6 +1,7 @@
 """What the user gave, in config files and on the command line: every key, its value, and where it was given."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ class Mistake(Exception):
 
 
 def read_config(path: str) -> list[Given]:
+    path = os.path.expanduser(path)
     if not Path(path).is_file():
         beside = [str(file) for file in Path(path).parent.glob("*.yaml")]
         raise Mistake(f"no such file: {path}{did_you_mean(path, beside)}", COMMAND_LINE)

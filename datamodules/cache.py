@@ -8,22 +8,36 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from system.atomic import LONGEST_NAME
+from system.errors import PigmentError, reason
+
 
 def cache_folder() -> Path:
     """Return ``$PIGMENT_CACHE``, or the system's cache folder for pigment. It can be deleted at any time."""
     given = os.environ.get("PIGMENT_CACHE")
-    return Path(given) if given else user_cache_path("pigment")
+    return Path(os.path.expanduser(given)) if given else user_cache_path("pigment")
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return ``folder``; if it is not there yet, ``build`` fills it.
+    """Return ``folder``, its name cut to a length that file systems allow; if it is not there yet, ``build`` fills it.
 
     ``build`` fills an empty folder beside it, which is renamed once complete. However it ends, and however many
     processes start together, nobody ever sees a half-filled ``folder`` or builds it twice.
+
+    Raises:
+        PigmentError: if nothing can be written beside it.
     """
+    folder = folder.with_name(folder.name[-LONGEST_NAME:])
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):  # freed by the system if its holder dies
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()  # freed by the system if its holder dies
+        except OSError as error:
+            raise PigmentError(
+                f"the cache folder '{folder.parent}' cannot be written: {reason(error)}. "
+                "Set PIGMENT_CACHE to one that can."
+            ) from error
+        with lock:
             if not folder.is_dir():
                 partial = folder.with_name(f"{folder.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)  # left by a builder that was killed

@@ -1,8 +1,9 @@
 import argparse
+from pathlib import Path
 
 import pytest
 
-from cli.arguments import positive, seed
+from cli.arguments import local_path, positive, seed
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,12 @@ def test_what_is_refused(given: str, what: str, capsys: pytest.CaptureFixture[st
 def test_what_is_accepted() -> None:
     assert parse("--number=1", "--seed=0") == argparse.Namespace(number=1, seed=0)
     assert parse(f"--number={2**63 - 1}", f"--seed={2**63 - 1}") == argparse.Namespace(number=2**63 - 1, seed=2**63 - 1)
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ("~/out", "~", "a/~", "~_/out")
+    assert [*map(local_path, given)] == [Path("/home/me/out"), Path("/home/me"), Path("a/~"), Path("~_/out")]
 
 
 def parse(*args: str) -> argparse.Namespace:

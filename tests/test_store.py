@@ -34,6 +34,13 @@ def manifest(root: Path) -> dict[str, Entry]:
     return {entry.path: entry for entry in read_manifest(open_store(root, 16, None).folder)}
 
 
+def test_a_name_that_a_file_system_just_allows_will_do(tmp_path: Path) -> None:
+    root = tmp_path / ("画" * 85)  # 255 bytes
+    save(root / "a.png", np.full((16, 16, 3), 100, np.uint8))
+    assert open_store(root, 16, None).folder == open_store(root, 16, None).folder
+    assert len(list((tmp_path / "cache").glob("*px-*/"))) == 1
+
+
 def test_pixels_are_the_files_in_the_manifests_order(tmp_path: Path) -> None:
     for name, value in {"b.png": 100, "a/2.png": 50, "a/1.png": 200}.items():
         save(tmp_path / "in" / name, np.full((16, 16, 3), (value, 0, 255), np.uint8))
