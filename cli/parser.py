@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cli.given import Given, Mistake, read_config, read_option
 from cli.hints import HELPERS, nearest_class, nearest_key
+from system.errors import shown
 
 # what jsonargparse says only in its messages, not in its exceptions' attributes
 KEY = 'Parser key "'
@@ -45,6 +47,9 @@ class StrictParser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None, **kwargs: bool
     ) -> Namespace:
         args = sys.argv[1:] if args is None else list(args)
+        for arg in args:
+            if not arg.isascii() and any("\ud800" <= char <= "\udfff" for char in arg):
+                self.error(f"{arg}: not {sys.getfilesystemencoding()}, so no config can hold it; rename it")
         if self._subcommands_action and args:
             self._choose(args[0], self._subcommands_action.choices)
         else:
@@ -58,7 +63,7 @@ class StrictParser(LightningArgumentParser):
             values = [given.value for given in self.given if short(given.key) == short(target)]
             if values and target in config and source in config and values[-1] != str(config[source]):
                 self.error(f"{target}: always equals {source}, here {config[source]}; set that instead")
-        return config
+        return expanded(config)
 
     def parse_object(
         self, obj: Namespace | dict[str, Any], namespace: Namespace | None = None, **kwargs: bool
@@ -79,7 +84,7 @@ class StrictParser(LightningArgumentParser):
         if os.environ.get("JSONARGPARSE_DEBUG") == "true":
             super().error(message, ex)
         where = ex.where if isinstance(ex, Mistake) else self._where(message)
-        sys.stderr.write(f"error: {message}\n" + (f"  {where}\n" if where else ""))
+        sys.stderr.write(f"error: {shown(message)}\n" + (f"  {shown(where)}\n" if where else ""))
         self.exit(2)
 
     def _choose(self, word: str, subcommands: dict[str, "StrictParser"]) -> None:
@@ -146,6 +151,18 @@ class StrictParser(LightningArgumentParser):
                 return max(found, key=lambda there: f" {there.value}:" in f"{message}:").where
             key = key.rpartition(".")[0]
         return None
+
+
+def expanded(value: Any) -> Any:
+    """Expand ``~`` in whatever begins with it: neither YAML nor the shell, after ``--key=``, does."""
+    if isinstance(value, str | Path):
+        return type(value)(os.path.expanduser(value))
+    if isinstance(value, list):
+        return [expanded(item) for item in value]
+    if isinstance(value, Namespace | dict):
+        for key, item in list(value.items()):
+            value[key] = expanded(item)
+    return value
 
 
 def short(key: str) -> str:

@@ -2,15 +2,17 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.arguments import positive, seed
+from cli.arguments import local_path, positive, seed
 from cli.quiet import quiet_lightning
 from study.page import write_page
 from study.training import CONFIGS, train_all
-from system.errors import PigmentError
+from system.command import Command
+from system.errors import shown
 from system.hardware import within_memory
 from system.signals import Interrupted
 
@@ -24,15 +26,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", description=RUN, help="train models", allow_abbrev=False)
-    run.add_argument("--configs", nargs="+", type=Path, default=CONFIGS, help="YAML files; default: the report's nine")
-    run.add_argument("--root", help="folder of images, or kaggle:...; default: the config's, else demo images")
+    run.add_argument(
+        "--configs", nargs="+", type=local_path, default=CONFIGS, help="YAML files; default: the report's nine"
+    )
+    run.add_argument(
+        "--root",
+        type=os.path.expanduser,
+        help="folder of images, or kaggle:...; default: the config's, else demo images",
+    )
     run.add_argument("--epochs", type=positive, help="epochs of each model; default: its config's")
     run.add_argument("--size", type=positive, help="height and width of the images, in pixels; default: the config's")
     run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed; default: 0")
     run.add_argument("--scratch", action="store_true", help="start pre-trained networks from random weights instead")
     page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)
     for command in (run, page):
-        command.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study: %(default)s")
+        command.add_argument(
+            "--out", type=local_path, default=Path("runs/study"), help="folder of the study: %(default)s"
+        )
     return parser
 
 
@@ -41,22 +51,18 @@ def main(args: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(args)
     if more and options.command == "page":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    try:
-        if options.command == "run":
-            return train_all(options, more)
+    with Command() as command:
+        try:
+            if options.command == "run":
+                return train_all(options, more)
+        except Interrupted as stop:
+            print("\nStopped. Run the same command again to resume.", file=sys.stderr)
+            return int(str(stop.code))
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
-            print(f"Page  {write_page(options.out)}")
-        return 0
-    except PigmentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
-    except Interrupted as stop:
-        print("\nStopped. Run the same command again to resume.", file=sys.stderr)
-        return int(str(stop.code))
+            print(f"Page  {shown(write_page(options.out))}")
+    return command.status
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def reason(error: BaseException) -> str:
     return said.strip().partition("\n")[0] or type(error).__name__
 
 
+def shown(text: object) -> str:
+    """Return a text for the terminal, on one line: what it cannot show, or would obey, is escaped as in ``repr``.
+
+    A file's name may hold anything: a newline that fakes a line of ours, a code that moves the cursor, or bytes that
+    are no text.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
 def check_choice(argument: str, given: str, choices: Any) -> None:
     """Raise a ValueError unless ``given`` is a value of a Literal; only the command line checks annotations."""
     if given not in get_args(choices):

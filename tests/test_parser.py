@@ -278,6 +278,29 @@ def test_config_that_does_not_exist(refused: Refused) -> None:
     assert refused("-c", "tooy.yaml") == answer
 
 
+def test_what_no_config_can_hold_is_refused(refused: Refused) -> None:
+    assert (
+        refused("--data.root=x\udcff")
+        == "error: --data.root=x\\udcff: not utf-8, so no config can hold it; rename it\n"
+    )
+
+
+def test_control_characters_are_shown_escaped(refused: Refused) -> None:
+    assert refused("--config=no\x1b[31m.yaml").startswith("error: no such file: no\\x1b[31m.yaml, ")
+    assert "got f\\x1bst\n" in refused("--model.lr=f\x1bst")
+
+
+def test_home_is_expanded_in_values_and_the_items_of_lists(
+    parser: StrictParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    write(Path("mine.yaml"), callbacks("names: [~/a, b~, ~_/c]"))
+    options = ["--data.root=~/images", "--trainer.default_root_dir", "~/runs"]
+    parsed = parser.parse_args(["fit", "-c", "toy.yaml", "-c", "mine.yaml", *options]).fit
+    assert (parsed.data.init_args.root, parsed.trainer.default_root_dir) == ("/home/me/images", "/home/me/runs")
+    assert parsed.trainer.callbacks[0].init_args.names == ["/home/me/a", "b~", "~_/c"]
+
+
 def test_config_that_is_not_text(refused: Refused) -> None:
     Path("model.ckpt").write_bytes(b"\xd0\x00")
     assert "not valid YAML" in refused("--config=model.ckpt")

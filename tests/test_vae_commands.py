@@ -52,6 +52,16 @@ def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
         assert_alike(found.reshape(24, 16, 16, 3)[:20], as_cells(vae_run.model.sample(*arguments)))
 
 
+def test_names_are_expanded_and_shown_escaped(
+    vae_run: PigmentCLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("last.ckpt").symlink_to(last(vae_run))
+    assert main(["sample", "--ckpt=~/last.ckpt", "--out=~/a\nb\udcff.png", "--number=1"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/a\\nb\\udcff.png\n"
+    assert (tmp_path / "a\nb\udcff.png").exists()
+
+
 def test_many_samples_are_decoded_in_batches(vae_run: PigmentCLI, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, decode = [], ConvVAE.decode
 

@@ -1,6 +1,7 @@
 """Play with a trained VAE: python -m vae sample --ckpt CKPT --out samples.png"""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cli.arguments import positive, seed
+from cli.arguments import local_path, positive, seed
 from datamodules.folder import FolderDataModule, Images, as_images
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from images.files import open_file
 from images.reading import read_square
 from modes import evaluating
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
-from system.errors import PigmentError, reason
+from system.command import Command
+from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
 from vae import ConvVAE
 from vae.codes import Sampler, slerp
@@ -29,16 +31,11 @@ BATCH = 256  # images encoded, decoded or compared at a time
 
 def main(args: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(args)
-    try:
+    with Command() as command:
         with within_memory("Ask for fewer images, or set CUDA_VISIBLE_DEVICES= to use the CPU."):
             options.run(options)
-    except PigmentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
-    print(options.out)
-    return 0
+        print(shown(options.out))
+    return command.status
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,15 +45,15 @@ def make_parser() -> argparse.ArgumentParser:
     def add(run: Callable[..., None], written: str = "PNG") -> argparse.ArgumentParser:
         what = (run.__doc__ or "").rstrip(".")
         command = commands.add_parser(run.__name__, help=what, description=f"{what}.", allow_abbrev=False)
-        command.add_argument("--ckpt", required=True, help="checkpoint of a VAE")
-        command.add_argument("--out", required=True, type=Path, help=f"{written} to write; replaces an old one")
+        command.add_argument("--ckpt", required=True, type=local_path, help="checkpoint of a VAE")
+        command.add_argument("--out", required=True, type=local_path, help=f"{written} to write; replaces an old one")
         command.set_defaults(run=run)
         return command
 
     command = {run: add(run) for run in (sample, reconstruct, interpolate, traverse, neighbors)}
     command[fit] = add(fit, "checkpoint")
-    command[reconstruct].add_argument("files", nargs="+", type=Path, metavar="FILE")
-    command[interpolate].add_argument("files", nargs=2, type=Path, metavar="FILE")
+    command[reconstruct].add_argument("files", nargs="+", type=local_path, metavar="FILE")
+    command[interpolate].add_argument("files", nargs=2, type=local_path, metavar="FILE")
     command[interpolate].add_argument("--steps", type=positive, default=8, help="images between the two: %(default)s")
     command[traverse].add_argument(
         "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
@@ -70,7 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
             "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from: %(default)s"
         )
     for run in (neighbors, fit):
-        command[run].add_argument("--root", help="folder of the training images; default: the run's")
+        command[run].add_argument(
+            "--root", type=os.path.expanduser, help="folder of the training images; default: the run's"
+        )
     return parser
 
 

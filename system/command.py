@@ -1,0 +1,63 @@
+"""How every command begins and ends: whatever goes wrong is one or two lines on stderr and an exit status."""
+
+import io
+import os
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from system.errors import PigmentError, reason, shown
+
+SHOW = "PIGMENT_TRACEBACK"  # environment variable; if set, Python shows the traceback of a fault
+
+
+class Command:
+    """A block that ends without a traceback: an exception becomes a line on stderr, and ``status`` says how it ended.
+
+    Attributes:
+        status: 0, or the exit status of what went wrong: 2 for what somebody can do something about, 1 for a fault of
+            the program, 130 for Ctrl-C.
+        folder: where the traceback of a fault is kept, if it exists; otherwise in the system's temporary folder.
+    """
+
+    status = 0
+    folder: Path | None = None
+
+    def __enter__(self) -> Self:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal in ASCII must not end a run
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, KeyboardInterrupt):
+            self.status = 130
+        elif isinstance(error, PigmentError):
+            self.status = error.status
+            print(f"error: {shown(error)}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename is not None:  # a disk, or a permission
+            self.status = 2
+            print(f"error: '{shown(error.filename)}' cannot be used: {reason(error)}", file=sys.stderr)
+        elif not isinstance(error, Exception) or os.environ.get(SHOW):
+            return False
+        else:
+            self.status = 1
+            print(f"error: {type(error).__name__}: {shown(reason(error))}", file=sys.stderr)
+            print(f"  Nobody foresaw this. {self._keep(error)}", file=sys.stderr)
+        return True
+
+    def _keep(self, error: Exception) -> str:
+        """Write the traceback to a file, and return a sentence that says where it is."""
+        for folder in (self.folder, None):
+            with suppress(OSError):
+                descriptor, path = tempfile.mkstemp(".txt", "traceback-", folder)
+                with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    traceback.print_exception(error, file=file)
+                return f"Its traceback is in {shown(path)}; {SHOW}=1 shows it."
+        return f"{SHOW}=1 shows its traceback."
