@@ -1,1 +1,1 @@
-import system.matplotlib_backend  # noqa: F401 - before Lightning
+import system.environment  # noqa: F401 - before Lightning

@@ -28,9 +28,11 @@ from cli.parser import StrictParser
 from resuming.checkpoints import TO_GO_ON, read_checkpoint
 from resuming.lightning_internals import cluster_environment, leave_config_alone
 from resuming.loggers import go_offline_if_necessary
-from system.errors import PigmentError
+from system.command import Command
+from system.errors import PigmentError, reason, shown
 from system.hardware import computes_bfloat16, hide_gpus, start_gpu
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
 
 
@@ -49,11 +51,11 @@ class PigmentCLI(LightningCLI):
     The config's ``trainer.default_root_dir`` holds all runs; each run's Trainer gets a folder in it.
 
     Attributes:
-        run_folder: ``<trainer.default_root_dir>/<run id>``.
+        run_folder: ``<trainer.default_root_dir>/<run id>``, or the folder in which a resumed run's checkpoint lies.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
-        self.resumed_run: str | None = None  # the id of the run that a checkpoint belongs to
+    def __init__(self, command: Command, args: ArgsType = None) -> None:
+        self.command = command
         self.offline_because: str | None = None
         self.asked_for = list(sys.argv[1:2] if args is None else args[:1] if isinstance(args, list) else [])
         super().__init__(
@@ -76,15 +78,22 @@ class PigmentCLI(LightningCLI):
         parser.link_arguments("data.init_args.size", "model.init_args.image_size")
         parser.add_argument("--compile", type=bool, default=False, help="compile the networks with torch.compile")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if seed is not None and seed not in range(2**32):
+            parser.error(f"seed_everything: must be between 0 and {2**32 - 1}, not {seed}")
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self._find_checkpoint(config)
+        self.run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.run_folder = Path(config.trainer.default_root_dir or "", self.run_id)
         if config.ckpt_path:
             self._agree_with_checkpoint(config)
-        run_id = self.resumed_run or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self.run_folder = Path(config.trainer.default_root_dir or "", run_id)
+        self.command.folder = self.run_folder
         if not config.trainer.fast_dev_run:
-            self._prepare_loggers(config, run_id)
+            self._prepare_loggers(config)
         self._suit_the_hardware(config)
         config.weights_only = True  # otherwise a checkpoint could run code
         if self.subcommand == "predict":
@@ -120,37 +129,41 @@ class PigmentCLI(LightningCLI):
             if newest is None and self.subcommand != "fit":
                 self.parser.error(nothing)
             if newest is None:
-                rank_zero_info(f"Resuming: {nothing}, so a new one begins.")
+                rank_zero_info(shown(f"Resuming: {nothing}, so a new one begins."))
 
     def _agree_with_checkpoint(self, config: Namespace) -> None:
         """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""
         checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
+        path = Path(config.ckpt_path)
+        folder = (path.resolve() if path.is_symlink() else path).parent.parent
+        is_in_run = path.resolve().parent.name == "checkpoints" and (folder / "config.yaml").is_file()
         if self.subcommand == "fit" and "run_id" in checkpoint:
-            self.resumed_run = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
-            rank_zero_info(f"Resuming: from {config.ckpt_path}")
-        config_of_run = Path(config.ckpt_path).parent.parent / "config.yaml"
+            self.run_id = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
+            self.run_folder = folder if is_in_run else self.run_folder.with_name(self.run_id)
+            where = "" if is_in_run else f". It lies in no run's folder, so the run goes on in {self.run_folder}"
+            rank_zero_info(f"Resuming: from {shown(f'{path}{where}')}")
         remedy = " Name another checkpoint"
-        if config_of_run.is_file():
-            remedy += f", or use its run's own config: --config {config_of_run}"
+        if is_in_run:
+            remedy += f", or use its run's own config: --config {folder / 'config.yaml'}"
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in given and given[name] != value:
                 name, here = name.replace("_class_path", "model"), given[name]
                 self.parser.error(f"{name} is {value} in '{config.ckpt_path}', but {here} in the config.{remedy}")
 
-    def _prepare_loggers(self, config: Namespace, run_id: str) -> None:
+    def _prepare_loggers(self, config: Namespace) -> None:
         """Let all loggers write to the run's folder."""
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in loggers:
             if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.run_folder)
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                self._prepare_wandb(logger.init_args, run_id, is_demo=is_demo(config))
+                self._prepare_wandb(logger.init_args, is_demo=is_demo(config))
 
-    def _prepare_wandb(self, wandb_args: Namespace, run_id: str, is_demo: bool) -> None:
+    def _prepare_wandb(self, wandb_args: Namespace, is_demo: bool) -> None:
         # absolute, because W&B's service process stays in the folder where it was started
         wandb_args.save_dir = str(self.run_folder.absolute())
-        wandb_args.version = run_id
+        wandb_args.version = self.run_id
         wandb_args.job_type = self.subcommand
         wandb_args.resume = "allow"
         # a run that repeats this one from its config must inherit neither the tag nor the mode
@@ -163,7 +176,7 @@ class PigmentCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:  # constructors check what the config says; jsonargparse wraps what they raise
             self.parser.error(str(error.__cause__ or error))
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ImportError) as error:  # of a strategy, say, that is not installed
             trainer = self.config[self.subcommand].trainer
             self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
         if self.subcommand == "fit":
@@ -177,6 +190,10 @@ class PigmentCLI(LightningCLI):
                 raise
             self.parser.error(str(error))
         self._check_processes(trainer)
+        if trainer.precision not in PRECISIONS:
+            self.parser.error(
+                f"trainer.precision is {trainer.precision}, must be {' or '.join(PRECISIONS)}: images are float32"
+            )
         if self.config[self.subcommand].trainer.sync_batchnorm and not isinstance(trainer.accelerator, CUDAAccelerator):
             self.parser.error("trainer.sync_batchnorm is true, but only GPUs can share BatchNorm's statistics")
         # not in defaults.yaml, where a progress bar would forbid trainer.enable_progress_bar: false
@@ -217,7 +234,7 @@ class PigmentCLI(LightningCLI):
         )
         if self.offline_because:
             upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
-            rank_zero_info(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}")
+            rank_zero_info(shown(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}"))
 
     @rank_zero_only
     def say_where_everything_is(self) -> None:
@@ -232,7 +249,7 @@ class PigmentCLI(LightningCLI):
             lines["Pictures"] = str(self.run_folder / "media")
         if wandb.run and not wandb.run.disabled:
             lines["W&B"] = wandb.run.url or f"wandb sync {self.run_folder}/wandb/offline-run-*"
-        print(*(f"{what:10}{where}" for what, where in lines.items()), sep="\n")
+        print(*(f"{what:10}{shown(where)}" for what, where in lines.items()), sep="\n")
 
     after_fit = after_validate = after_test = after_predict = say_where_everything_is
 
@@ -253,6 +270,8 @@ def in_plain_words() -> Iterator[None]:
         yield
     except BackendCompilerFailed as error:
         raise PigmentError(f"cannot compile: {error.inner_exception}. Fix that, or set compile to false.") from error
+    except MisconfigurationException as error:  # Lightning's word for a setting that does not fit
+        raise PigmentError(reason(error)) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

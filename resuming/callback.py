@@ -174,6 +174,7 @@ class ResumeExactly(Callback):
 
     def __init__(self) -> None:
         self.epoch_sums: dict[str, Tensor] = {}  # from a checkpoint, until they are restored
+        self.run_id: str | None = None  # from a checkpoint, whose run keeps its id though its folder may be renamed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -207,12 +208,13 @@ class ResumeExactly(Callback):
                         torch.distributed.broadcast(statistic, src=0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run_id"] = Path(trainer.default_root_dir).name
+        checkpoint["run_id"] = self.run_id or Path(trainer.default_root_dir).name
         is_within = is_within_epoch(checkpoint)
         checkpoint["epoch_sums"] = (self.epoch_sums or epoch_sums(trainer, pl_module)) if is_within else {}
         straighten_progress(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.run_id = checkpoint.get("run_id")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, FolderDataModule) and trainer.state.fn == "fit":
             data.begin_at(*place_in_epoch(checkpoint))

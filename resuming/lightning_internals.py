@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 from weakref import proxy
 
@@ -156,6 +157,18 @@ class SaveBest(ModelCheckpoint):
             for path, checkpoint in self.waiting.items():
                 if checkpoint is not None:
                     trainer.strategy.save_checkpoint(checkpoint, path)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Find the best again if the run's folder was moved, or is named from another folder: Lightning forgets it."""
+
+        def moved(path: str) -> str:
+            return path and str(Path(self.dirpath or "", Path(path).name))
+
+        if Path(moved(state_dict["best_model_path"])).is_file():
+            paths = {name: moved(path) for name, path in state_dict.items() if name.endswith("_model_path")}
+            best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
     def hold(self, trainer: Trainer) -> None:
         """Copy the present state if it is the best, to be written later."""

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from system.atomic import writing
-from system.errors import reason
+from system.errors import PigmentError, reason
 
 METRICS_FILE = "metrics.csv"
 UPLOAD_SECONDS = 60  # for W&B at the end of a run; it would wait forever for a dead server
@@ -132,7 +132,11 @@ def go_offline_if_necessary() -> str | None:
         finish_timeout=UPLOAD_SECONDS,
         x_transaction_log_flush_interval=1,  # seconds that a kill can lose
     )
-    mode = wandb.setup(settings).settings.mode
+    try:
+        mode = wandb.setup(settings).settings.mode
+    except ValueError as error:  # pydantic's, whose second and third lines say which setting and why
+        what = ": ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise PigmentError(f"W&B refuses a setting, from a variable WANDB_... or its settings file: {what}") from error
     try:
         # without prompt=False it asks on a terminal; it waits 10 s for the server
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):

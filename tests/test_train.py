@@ -3,6 +3,7 @@ import csv
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -184,6 +185,68 @@ def test_a_finished_run_goes_on_if_it_is_given_more_epochs(fruits: Path) -> None
     assert resumed.trainer.global_step == 12
 
 
+def test_home_is_expanded_wherever_a_path_comes_in(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    fruits.rename(home / "fruits")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PIGMENT_CACHE", "~/cache")
+    saved = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: ~/saved}}"
+    (home / "mine.yaml").write_text(f"trainer: {{default_root_dir: ~/runs, callbacks+: [{saved}]}}")
+    arguments = [*tiny("fit", Path("~/fruits"), "--trainer.max_epochs=1"), "--config=~/mine.yaml", "--ckpt_path=last"]
+    first = main(arguments)
+    assert main([*arguments, "--trainer.max_epochs=2"]).run_folder == first.run_folder
+    assert {path.name for path in home.iterdir()} >= {"fruits", "mine.yaml", "cache", "runs", "saved"}
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+    checkpoint = f"--ckpt_path=~/runs/{first.run_folder.name}/checkpoints/last.ckpt"
+    assert main(tiny("validate", Path("~/fruits"), "--config=~/mine.yaml", checkpoint)).trainer
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(best: int, fruits: Path, tmp_path: Path) -> None:
+    spoiled = [f"--trainer.callbacks+={__name__}.SpoilLastEpoch"] if best == 0 else []
+    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    Path("runs").rename("moved")
+    renamed = (tmp_path / "moved" / first.run_folder.name).rename(tmp_path / "moved" / "my best run")
+    more = ["--trainer.max_epochs=2", *spoiled]
+    resumed = main(tiny("fit", fruits, f"--ckpt_path={renamed}/checkpoints/last.ckpt", *more))
+    assert not Path("runs").exists()
+    assert resumed.run_folder == renamed
+    assert [row["epoch"] for row in metrics(renamed) if row["val/loss"]] == ["0", "1"]
+    checkpoints = {path.name for path in (renamed / "checkpoints").iterdir()}
+    assert checkpoints == {f"best-epoch00{best}.ckpt", "last.ckpt"}
+    assert torch.load(renamed / "checkpoints" / "last.ckpt", weights_only=True)["run_id"] == first.run_folder.name
+    records = read_wandb(renamed)
+    assert {record["run_id"] for record in records["run"] if "run_id" in record} == {first.run_folder.name}
+    assert [record["item"]["trainer/global_step"] for record in records["history"] if "val/loss" in record["item"]]
+    again = main(tiny("fit", fruits, "--trainer.default_root_dir=moved", "--ckpt_path=last", "--trainer.max_epochs=3"))
+    assert again.run_folder.name == "my best run"
+
+
+def test_a_link_to_a_checkpoint_leads_to_its_run(fruits: Path) -> None:
+    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    Path("best.ckpt").symlink_to(first.run_folder / "checkpoints" / "last.ckpt")
+    resumed = main(tiny("fit", fruits, "--ckpt_path=best.ckpt"))
+    assert resumed.run_folder.samefile(first.run_folder)
+    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0", "1"]
+
+
+def test_a_checkpoint_that_was_copied_out_of_its_run_goes_on_under_its_id(
+    fruits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    for copy in (Path("copy.ckpt"), Path("checkpoints/last.ckpt")):  # not every folder of this name is a run's
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(first.run_folder / "checkpoints" / "last.ckpt", copy)
+        resumed = main(tiny("fit", fruits, f"--ckpt_path={copy}", f"--trainer.default_root_dir={copy.stem}"))
+        assert resumed.run_folder == Path(copy.stem, first.run_folder.name)
+        where = f"It lies in no run's folder, so the run goes on in {resumed.run_folder}"
+        assert f"Resuming: from {copy}. {where}" in caplog.messages
+    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0"]
+
+
 @pytest.fixture
 def refused(fruits: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run train.py, which must end with status 2, and return the one to three lines that it says."""
@@ -215,7 +278,53 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     later = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_minutes: 0}}"
     assert "every_n_minutes is 0.0, must be over 0" in refused("fit", later)
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
+    assert "seed_everything: must be between 0 and 4294967295, not -1" in refused("fit", "--seed_everything=-1")
+    assert "precision is 64-true, must be 32-true or" in refused("fit", "--trainer.precision=64")
+    assert "transformer_engine" in refused("fit", "--trainer.precision=transformer-engine")
     assert not Path("runs").exists()  # and leaves nothing behind
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    fruits: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").touch()
+    no_runs = "--trainer.default_root_dir=file/runs", "--trainer.logger=false"
+    assert "file/runs' cannot be used: Not a directory" in refused("fit", *no_runs)
+    monkeypatch.setenv("PIGMENT_CACHE", "file/cache")
+    said = refused("fit", "--data.init_args.size=20")  # not in the cache yet
+    assert said == "error: the cache folder 'file/cache' cannot be written: Not a directory. " + (
+        "Set PIGMENT_CACHE to one that can."
+    )
+
+
+def test_fewer_epochs_than_the_checkpoint_has_are_refused(fruits: Path, refused: Callable[..., str]) -> None:
+    main(tiny("fit", fruits))
+    said = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=1")
+    assert "current_epoch=2, but you have set Trainer(max_epochs=1)" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("WANDB_MODE=ofline", "mode: Input should be 'online', 'offline'"),
+        ("WANDB_BASE_URL=localhost:8080", "base_url: URL scheme should be 'http' or 'https'"),
+        ("WANDB_INIT_TIMEOUT=soon", "init_timeout: Input should be a valid number"),
+    ],
+)
+def test_a_setting_that_weights_and_biases_refuses_is_named(
+    variable: str, said: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    assert f"WANDB_... or its settings file: {said}" in refused("fit")
+
+
+def test_the_environment_of_others_ends_no_run(fruits: Path) -> None:
+    """A CI makes warnings errors; a bare terminal has no Unicode."""
+    env = os.environ | {"PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.default_root_dir=Früchte")
+    done = subprocess.run([sys.executable, train.__file__, *arguments], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Run       Fr\\xfcchte/" in done.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

@@ -1,4 +1,4 @@
-import system.matplotlib_backend  # noqa: F401 - before Lightning
+import system.environment  # noqa: F401 - before Lightning
 from vae.vae import ConvVAE
 
 __all__ = ["ConvVAE"]

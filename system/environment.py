@@ -1,0 +1,16 @@
+"""Forget settings that commands inherit but that were meant for others. Import this before anything else.
+
+A notebook passes its own Matplotlib backend to the commands that it starts. If their Python does not have that backend,
+Matplotlib cannot be imported. Commands draw charts only to files, so they need no backend.
+
+Under ``PYTHONWARNINGS=error``, which a CI exports for its own code, other libraries' warnings would end every command.
+"""
+
+import os
+import sys
+import warnings
+
+if "IPython" not in sys.modules:  # a notebook that imports a model keeps its backend, to show its figures
+    os.environ.pop("MPLBACKEND", None)
+if os.environ.pop("PYTHONWARNINGS", None):
+    warnings.resetwarnings()
