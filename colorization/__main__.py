@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from cli.arguments import local_path
 from colorization import Colorizer
 from colorization.pictures import colorize_files
 from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
 from images.writing import keeps_name
 from resuming.checkpoints import load_model
-from system.errors import PigmentError, reason
+from system.command import Command
+from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
 
 DESCRIPTION = """\
@@ -26,13 +28,20 @@ EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it co
 
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m colorization", description=DESCRIPTION, epilog=EXIT_STATUS)
-    parser.add_argument("paths", nargs="+", help="image files, patterns, or folders, searched with all subfolders")
-    parser.add_argument("--ckpt", required=True, help="checkpoint of a colorizer; nothing else is needed")
     parser.add_argument(
-        "--out", required=True, type=Path, help="folder for the results; keeps subfolders, replaces old results"
+        "paths",
+        nargs="+",
+        type=os.path.expanduser,
+        help="image files, patterns, or folders, searched with all subfolders",
+    )
+    parser.add_argument(
+        "--ckpt", required=True, type=local_path, help="checkpoint of a colorizer; nothing else is needed"
+    )
+    parser.add_argument(
+        "--out", required=True, type=local_path, help="folder for the results; keeps subfolders, replaces old results"
     )
     options = parser.parse_args(args)
-    try:
+    with Command() as command:
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
             outputs, passed_over = plan(options.paths, options.out)
             colorizer, _ = load_model(options.ckpt, Colorizer)
@@ -40,17 +49,13 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise PigmentError(f"the colorizer in '{options.ckpt}' was never trained")
             make_folders(outputs.values())
             num_failed = colorize_files(colorizer, outputs)
-    except PigmentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
-    said = f"{len(outputs) - num_failed:,} colorized in '{options.out}', {num_failed:,} failed"
-    if passed_over:
-        kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
-        said += f", {len(passed_over):,} passed over ({kinds} files are not read)"
-    print(said)
-    return 1 if num_failed else 0
+        said = f"{len(outputs) - num_failed:,} colorized in '{shown(options.out)}', {num_failed:,} failed"
+        if passed_over:
+            kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
+            said += f", {len(passed_over):,} passed over ({kinds} files are not read)"
+        print(said)
+        return 1 if num_failed else 0
+    return command.status
 
 
 def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]:
@@ -86,7 +91,7 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
         elif os.path.realpath(other) != os.path.realpath(image):
             conflicts.append(f"'{other}' and '{image}' would both become '{output}'")
     if conflicts:
-        raise PigmentError("\n  ".join(["choose another --out, or colorize separately what conflicts:", *conflicts]))
+        raise PigmentError(f"{'; '.join(conflicts)}. Choose another --out, or colorize them separately.")
     return outputs, passed_over
 
 

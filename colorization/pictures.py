@@ -14,7 +14,7 @@ from colorization.colorizer import Colorizer
 from images.reading import read
 from images.writing import Pixels, write
 from modes import evaluating
-from system.errors import reason
+from system.errors import reason, shown
 
 STRIP = 2**18  # full-resolution pixels converted at a time; more would not fit in the cache
 LONGEST = 8  # times the model's size, at most, for a scaled side; without a limit, one thin image could fill the memory
@@ -32,10 +32,10 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
                 noted[note].append(image)
         except Exception as error:  # damaged files raise all sorts of errors
             num_failed += 1
-            tqdm.write(f"{image}: {reason(error)}", file=sys.stderr)
+            tqdm.write(shown(f"{image}: {reason(error)}"), file=sys.stderr)
     for note, files in noted.items():
         more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-        print(f"{files[0]}{more}: {note}", file=sys.stderr)
+        print(shown(f"{files[0]}{more}: {note}"), file=sys.stderr)
     return num_failed
 
 

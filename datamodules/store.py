@@ -26,7 +26,7 @@ from datamodules.cache import build_once, cache_folder
 from images.colorfulness import colorfulness
 from images.files import PASSED_OVER, SUFFIXES, find_images, open_file, suffix
 from images.reading import read_square
-from system.errors import PigmentError, reason
+from system.errors import PigmentError, reason, shown
 from system.signals import deferred
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
@@ -211,7 +211,7 @@ def _build(folder: Path, root: Path, size: int, files: list[File]) -> None:
             manifest = csv.writer(lines)
             manifest.writerow(Entry._fields)
             entries = _entries(files, decoded)
-            for row, entry in enumerate(tqdm(entries, f"Reading {root.name}", len(files), unit=" images")):
+            for row, entry in enumerate(tqdm(entries, f"Reading {shown(root.name)}", len(files), unit=" images")):
                 manifest.writerow(entry)
                 for finding, _ in entry.findings():
                     counts[finding][entry.part] += 1

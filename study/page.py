@@ -26,7 +26,7 @@ from study.measures import Family, Tested, difference, held_out, measure, summar
 from study.runs import find_runs, model_of
 from study.training import CONFIGS, as_parsed
 from system.atomic import writing
-from system.errors import PigmentError
+from system.errors import PigmentError, shown
 from vae import ConvVAE
 
 NUM_SHOWN = 8  # paintings that all models colorize
@@ -215,7 +215,8 @@ def log_to_wandb(study: str, page: Path, figures: Path) -> None:
     """Log the page to its own W&B run, both as HTML and as a file beside its figures."""
     folder = page.parent.absolute()  # W&B's service process stays where it was started
     if offline_because := go_offline_if_necessary():
-        print(f"W&B: offline, {offline_because}. To upload the page later: wandb sync {folder}/wandb/offline-run-*")
+        upload = f"wandb sync {folder}/wandb/offline-run-*"
+        print(shown(f"W&B: offline, {offline_because}. To upload the page later: {upload}"))
     with wandb.init(project="pigment", job_type="study", name=f"{study} page", dir=folder) as run:
         run.log({"study": wandb.Html(page, inject=False)})
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{study}-page"), type="study")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cli.parser import StrictParser, short
 from study.runs import Run, kept, read_config
-from system.errors import PigmentError, reason
+from system.errors import PigmentError, reason, shown
 from system.hardware import start_gpu
 from system.signals import handling, interrupt
 
@@ -82,8 +82,8 @@ def train_all(options: Namespace, more: list[str]) -> int:
             stopping.set()
             pool.shutdown(cancel_futures=True)
     for failure in failures:
-        print(failure, file=sys.stderr)
-    print(f"{len(tasks) - len(failures)} of {len(tasks)} models are trained in '{options.out}'.")
+        print(shown(failure), file=sys.stderr)
+    print(f"{len(tasks) - len(failures)} of {len(tasks)} models are trained in '{shown(options.out)}'.")
     return 1 if failures else 0
 
 
