@@ -15,6 +15,7 @@ PASSED_OVER = frozenset({  # they mark an image as well, but of a kind that is n
     ".heif", ".icns", ".ico", ".jxl", ".kdc", ".nef", ".orf", ".pdf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".svg",
     ".svgz", ".wmf", ".x3f", ".xcf",
 })  # fmt: skip
+NAMED_LIKE_IMAGES = SUFFIXES | PASSED_OVER
 
 
 class Found(NamedTuple):
@@ -56,7 +57,7 @@ def find_images(root: Path, skip: Path | None = None) -> Iterator[Found]:
                     if entry.name.startswith("."):
                         continue
                     path = os.path.join(folder, entry.name)
-                    is_image = suffix(path) in SUFFIXES | PASSED_OVER
+                    is_image = suffix(path) in NAMED_LIKE_IMAGES
                     try:
                         if entry.is_dir():
                             subfolders.append(path)

@@ -24,9 +24,9 @@ TOLERANCE = 2  # of 255: colors that change no more are left as they are
 
 def profile_of(image: Image.Image, exif: Image.Exif) -> bytes:
     """Return the ICC profile that explains an open image's colors; empty if nothing says that they are not sRGB."""
-    if isinstance(image, TiffImageFile):
-        return image.tag_v2.get(ICC_PROFILE, b"")  # what ``info`` holds may be another page's
-    if profile := image.info.get("icc_profile"):
+    # of a TIFF, ``info`` may hold another page's
+    profile = image.tag_v2.get(ICC_PROFILE) if isinstance(image, TiffImageFile) else image.info.get("icc_profile")
+    if isinstance(profile, bytes):
         return profile
     with suppress(Exception):  # damaged EXIF raises all sorts of errors, and marks nothing
         if ExifTags.IFD.Exif in exif and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
@@ -75,16 +75,21 @@ def split(image: Image.Image | NDArray[Any], space: str) -> tuple[NDArray[Any], 
         KeyError: if its colors are of another space.
     """
     if isinstance(image, np.ndarray):
-        pixels, of_image = image, "gray" if image.shape[2] < 3 else "rgb"
+        of_image = "gray" if image.shape[2] < 3 else "rgb"
+        pixels = as_rgb(image) if space == "rgb" else image
     else:
         of_image = {"1": "gray", "L": "gray", "LA": "gray", "CMYK": "cmyk", "LAB": "lab"}.get(image.mode, "rgb")
         mode = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}[space] + ("A" if image.has_transparency_data else "")
         pixels = np.atleast_3d(np.asarray(image.convert(mode)))
     if of_image != space and (of_image, space) != ("gray", "rgb"):
         raise KeyError(space)
-    num_colors = NUM_COLORS[of_image if isinstance(image, np.ndarray) else space]
-    colors, alpha = pixels[..., :num_colors], pixels[..., num_colors:]
-    return np.repeat(colors, 3, axis=2) if (num_colors, space) == (1, "rgb") else colors, alpha
+    return pixels[..., : NUM_COLORS[space]], pixels[..., NUM_COLORS[space] :]
+
+
+def as_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Turn gray, with or without alpha, into RGB."""
+    num_channels = pixels.shape[2]
+    return pixels if num_channels > 2 else pixels[..., [0, 0, 0, 1][: num_channels + 2]]
 
 
 @lru_cache(maxsize=64)  # the files of a folder often share one

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from images import png
 from images.files import open_file
-from images.profiles import convert_to_srgb, profile_of
+from images.profiles import as_rgb, convert_to_srgb, profile_of
 from images.writing import Notes, Picture, Pixels, metadata_of, written_as
 from system.errors import reason
 
@@ -127,7 +127,7 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
         notes |= {"page": f"only frame 1 of {num_frames}"} if num_frames > 1 else {}
         return
     areas = []
-    with suppress(EOFError):  # after the last page
+    with suppress(Exception):  # EOFError after the last page, all sorts of others at a damaged one
         for page in itertools.count():
             area = 0
             with suppress(KeyError, SyntaxError):  # a page of an unknown kind cannot be chosen
@@ -151,7 +151,7 @@ def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image
     if (converted := convert_to_srgb(image if deep is None else deep, profile_of(image, exif), notes)) is not None:
         return converted, exif
     if deep is not None:
-        return deep[..., [0, 0, 0, 1][: deep.shape[2] + 2]] if deep.shape[2] < 3 else deep, exif
+        return as_rgb(deep), exif
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode), exif  # convert would copy it
 

@@ -155,6 +155,19 @@ def test_the_largest_page_of_a_tiff_is_read(tmp_path: Path) -> None:
     assert max(np.abs(used - COLOR).max(), np.abs(trained - COLOR).max()) < 0.6 / 255
 
 
+def test_a_damaged_page_does_not_cost_the_others(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as pages:
+        for _ in range(2):
+            pages.write(bits(COLOR, 8), photometric="rgb")
+    content = bytearray(file.getvalue())
+    (start,) = struct.unpack_from("<I", content, 4)
+    following = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]  # where the next page's place stands
+    struct.pack_into("<I", content, following, len(content) - 1)
+    used, trained, _ = both(bytes(content), tmp_path / "pages.tif")
+    assert max(np.abs(used - COLOR).max(), np.abs(trained - COLOR).max()) < 0.6 / 255
+
+
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_read(name: str, tmp_path: Path) -> None:
     others = [Image.fromarray(bits(ramp, 8)).convert("RGB") for ramp in (1 - RAMP, RAMP.T)]
