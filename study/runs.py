@@ -63,7 +63,7 @@ class Run:
     def images(self) -> str:
         """The images it is trained on, in words; all models of a kind must share them."""
         settings = kept(self.config)
-        return f"{self.config['data']['class_path']}, root {settings['root']}, size {settings['size']}"
+        return f"{settings['data']}, root {settings['root']}, size {settings['size']}"
 
     @property
     def recipe(self) -> tuple[Any, ...]:
@@ -101,11 +101,16 @@ class Run:
 def kept(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a run keeps when it resumes, however a config spells them."""
     data = config["data"]["init_args"]
-    return {**model_of(config), "root": located(data.get("root")), "size": data.get("size")}
+    images = {"data": class_name(config["data"]), "root": located(data.get("root")), "size": data.get("size")}
+    return {**model_of(config), **images}
 
 
 def model_of(config: dict[str, Any]) -> dict[str, Any]:
-    return {"model": config["model"]["class_path"].rpartition(".")[2], **config["model"]["init_args"]}
+    return {"model": class_name(config["model"]), **config["model"]["init_args"]}
+
+
+def class_name(section: dict[str, Any]) -> str:
+    return section["class_path"].rpartition(".")[2]  # a package also offers the classes of its modules
 
 
 def located(root: str | None) -> str | None:

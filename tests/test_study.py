@@ -91,6 +91,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
         (0, "", f"--epochs={num_epochs}", f"--configs={same}", "--root=./link"),
         (1, f"begun with root {paintings}, not {fruits}", f"--root={fruits}", f"--configs={SHALLOW}"),
         (1, "begun with model ShallowColorizer, not DeepColorizer", f"--epochs={num_epochs}", f"--configs={deep}"),
+        (1, "begun with data PaintingsDataModule, not Fruits", f"--configs={SHALLOW}", "--data=FruitsDataModule"),
         (1, "begun with lr 0.001, not 0.002", f"--configs={SHALLOW}", "--model.lr=2e-3"),
         (2, "--data.size cannot be given here: use --size", f"--configs={SHALLOW}", "--data.size=24"),
         (1, "4_shallow_adam, seed 0: begun with size 16, not 24", "--size=24", f"--configs={SHALLOW}"),
@@ -169,7 +170,8 @@ def train_models(paintings: Path, fruits: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:1000])
     copy("8_shallow_adam_mae/seed3", "max_epochs: 2", "max_epochs: 9")
     spelled = Run(Path("study/8_shallow_adam_mae/seed0")).run_folder / "config.yaml"
-    spelled.write_text(spelled.read_text().replace("colorization.S", "colorization.colorizer.S"))
+    text = spelled.read_text().replace("colorization.S", "colorization.colorizer.S")
+    spelled.write_text(text.replace("datamodules.P", "datamodules.paintings.P"))
     torn = copy("8_shallow_adam_mae/seed4").run_folder / "config.yaml"
     torn.write_text("model:\n  class_path: colori")
     copy("8_shallow_adam_mae/seed5", "lr: 0.001", "lr: 0.002")
