@@ -134,16 +134,14 @@ class PigmentCLI(LightningCLI):
     def _agree_with_checkpoint(self, config: Namespace) -> None:
         """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""
         checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
-        path = Path(config.ckpt_path)
-        folder = (path.resolve() if path.is_symlink() else path).parent.parent
-        is_in_run = path.resolve().parent.name == "checkpoints" and (folder / "config.yaml").is_file()
+        folder = folder_of_run(Path(config.ckpt_path))
         if self.subcommand == "fit" and "run_id" in checkpoint:
             self.run_id = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
-            self.run_folder = folder if is_in_run else self.run_folder.with_name(self.run_id)
-            where = "" if is_in_run else f". It lies in no run's folder, so the run goes on in {self.run_folder}"
-            rank_zero_info(f"Resuming: from {shown(f'{path}{where}')}")
+            self.run_folder = folder or self.run_folder.with_name(self.run_id)
+            where = "" if folder else f". It lies in no run's folder, so the run goes on in {self.run_folder}"
+            rank_zero_info(shown(f"Resuming: from {config.ckpt_path}{where}"))
         remedy = " Name another checkpoint"
-        if is_in_run:
+        if folder:
             remedy += f", or use its run's own config: --config {folder / 'config.yaml'}"
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():
@@ -252,6 +250,15 @@ class PigmentCLI(LightningCLI):
         print(*(f"{what:10}{shown(where)}" for what, where in lines.items()), sep="\n")
 
     after_fit = after_validate = after_test = after_predict = say_where_everything_is
+
+
+def folder_of_run(checkpoint: Path) -> Path | None:
+    """Return the folder of the run in which a checkpoint lies, or the checkpoint that it links to, if it is in one."""
+    if checkpoint.is_symlink() or checkpoint.parent.name != "checkpoints" or len(checkpoint.parts) < 3:
+        checkpoint = checkpoint.resolve()
+    folder = checkpoint.parent.parent
+    is_run = checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file()
+    return folder if is_run else None
 
 
 def is_demo(config: Namespace) -> bool:

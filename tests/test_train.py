@@ -230,7 +230,18 @@ def test_a_link_to_a_checkpoint_leads_to_its_run(fruits: Path) -> None:
     Path("best.ckpt").symlink_to(first.run_folder / "checkpoints" / "last.ckpt")
     resumed = main(tiny("fit", fruits, "--ckpt_path=best.ckpt"))
     assert resumed.run_folder.samefile(first.run_folder)
-    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0", "1"]
+    checkpoints = first.run_folder / "checkpoints"  # on another disk, say
+    checkpoints.symlink_to(checkpoints.rename("elsewhere").resolve())
+    resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
+    assert resumed.run_folder == first.run_folder
+    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0", "1", "2"]
+
+
+def test_a_checkpoint_may_be_named_from_its_own_folder(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    monkeypatch.chdir(first.run_folder / "checkpoints")
+    assert main(tiny("fit", fruits, "--ckpt_path=last.ckpt")).run_folder.samefile("..")
+    assert {path.name for path in Path().iterdir()} == {"best-epoch001.ckpt", "last.ckpt"}
 
 
 def test_a_checkpoint_that_was_copied_out_of_its_run_goes_on_under_its_id(
