@@ -22,7 +22,9 @@ from resuming.lightning_internals import (
     SaveBest,
     begin_validation_again,
     is_accumulating,
+    is_epoch_open,
     is_within_epoch,
+    leave_epochs_open,
     place_in_epoch,
     position,
     settle_ddp,
@@ -39,6 +41,8 @@ MAX_SHARE = 1 / 30  # the largest share of the time that saving between epochs m
 
 class SaveLast(Checkpoint):
     """Keep ``checkpoints/last.ckpt``: after epochs, now and then within one, at the end, and on SIGTERM or SIGINT.
+
+    The end may lie within an epoch, if ``max_steps``, ``max_time``, or a callback stops the run there.
 
     After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. When
     the next one starts, nothing is saved if that would take more than 1/30 of the time since the last checkpoint.
@@ -62,7 +66,6 @@ class SaveLast(Checkpoint):
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
         self.signum = 0  # the signal received, if any
         self.save_seconds = 0.0  # how long the last save took
-        self.has_validated = False  # since the last training batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -84,11 +87,9 @@ class SaveLast(Checkpoint):
         self._save_or_stop(trainer, is_between=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # not right after a validation: a run that goes on from there would count one step too many
-        if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0 and not self.has_validated:
+        if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             every = self.every_n_train_steps
             self._save_or_stop(trainer, due=every is not None and trainer.global_step % every == 0)
-        self.has_validated = False
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -96,11 +97,13 @@ class SaveLast(Checkpoint):
         if trainer.state.fn == "fit" and not is_accumulating(trainer):
             self._save_or_stop(trainer, due=False)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.has_validated = True
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        if is_epoch_open(trainer) and not self.is_trial:
+            rank_zero_info(
+                f"\nStopped within epoch {trainer.current_epoch}, after step {trainer.global_step:,}. "
+                f"To go on, raise the limit that stopped it, and resume with --ckpt_path last: {self.path}"
+            )
 
     def _listen(self, trainer: Trainer) -> None:
         """Take signals over from Lightning, whose handlers talk to other processes; it restores them when done."""
@@ -170,11 +173,25 @@ class ResumeExactly(Callback):
     process, so none has to be saved. The order of a :class:`datamodules.folder.FolderDataModule` starts where the
     checkpoint left off. Checkpoints also get what Lightning leaves out: the run's id, and the epoch's means so far of a
     :class:`epoch_means.LogsMeans`.
+
+    A stop within an epoch leaves it open. After EarlyStopping has ended a run, only more patience makes it go on.
     """
 
     def __init__(self) -> None:
         self.epoch_sums: dict[str, Tensor] = {}  # from a checkpoint, until they are restored
         self.run_id: str | None = None  # from a checkpoint, whose run keeps its id though its folder may be renamed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        leave_epochs_open(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for early in trainer.early_stopping_callbacks:
+            if 0 < early.wait_count >= early.patience:
+                trainer.should_stop = True  # as when this was saved
+                rank_zero_info(
+                    f"EarlyStopping has ended this run: {early.monitor} no longer improved. "
+                    f"To go on, give it a patience over {early.wait_count}."
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -218,6 +235,9 @@ class ResumeExactly(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, FolderDataModule) and trainer.state.fn == "fit":
             data.begin_at(*place_in_epoch(checkpoint))
+        for early in trainer.early_stopping_callbacks:
+            if state := checkpoint["callbacks"].get(early.state_key):
+                state["patience"] = early.patience  # which Lightning would replace with the checkpoint's
         self.epoch_sums = {
             name: sums
             for name, sums in checkpoint.get("epoch_sums", {}).items()

@@ -9,6 +9,10 @@ from weakref import proxy
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from torch.distributed import Store
 from torch.distributed.distributed_c10d import _get_default_store
@@ -68,6 +72,54 @@ def take_over_signals(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
+class FitLoop(_FitLoop):
+    """Leaves an epoch open if it was stopped before its last batch; Lightning would log its means, and count it."""
+
+    @_FitLoop.restarting.setter
+    def restarting(self, restarting: bool) -> None:  # under max_steps, Lightning would go on within a finished epoch
+        epochs: Any = self.epoch_progress.current
+        _Loop.restarting.fset(self, restarting and epochs.started > epochs.processed)  # type: ignore[attr-defined]
+
+    def on_advance_end(self) -> None:
+        if not self.epoch_loop._num_ready_batches_reached():
+            raise StopIteration  # ends training as usual
+        self._restarting &= not self.epoch_loop.val_loop._has_run  # else a resumed epoch skips ReduceLROnPlateau
+        super().on_advance_end()
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Stops and resumes only between two steps, without a validation that an uninterrupted run would not have."""
+
+    @property
+    def done(self) -> bool:
+        return super().done and not self._should_accumulate()  # no checkpoint holds gradients
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        if self.restarting and not self.val_loop.restarted_mid_evaluation:
+            if self._num_ready_batches_reached():
+                raise StopIteration  # only the end of the epoch is left
+            self.restarting = False  # else, after a validation, Lightning would count one step too many
+        super().advance(data_fetcher)
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        should_stop, self.trainer.should_stop = self.trainer.should_stop, False  # which would validate out of turn
+        is_due = super()._should_check_val_fx(data_fetcher)
+        self.trainer.should_stop = should_stop
+        return is_due
+
+
+def leave_epochs_open(trainer: Trainer) -> None:
+    """Make a stop within an epoch, by ``max_steps``, ``max_time`` or a callback, one that a run can resume from."""
+    trainer.fit_loop.__class__ = FitLoop
+    trainer.fit_loop.epoch_loop.__class__ = EpochLoop
+
+
+def is_epoch_open(trainer: Trainer) -> bool:
+    """Whether an epoch has started but not finished."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return epochs.started > epochs.processed
+
+
 def begin_validation_again(trainer: Trainer) -> None:
     """Uncount a validation that was cut short: its metrics are lost, and it starts from its first batch."""
     begun: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
@@ -108,15 +160,15 @@ def straighten_progress(checkpoint: dict[str, Any]) -> None:
             total["ready"], current["ready"] = total["started"], current["started"]
             if progress is batches:
                 batches["is_last_batch"] = False  # it was set for the batch announced
-    if epochs["current"]["ready"] == epochs["current"]["completed"]:  # else max_steps would skip an epoch
-        batches["current"] = dict.fromkeys(batches["current"], 0)
-        batches["is_last_batch"] = False
     validation = loops["epoch_loop.val_loop.batch_progress"]
     if validation["current"]["ready"] > validation["current"]["completed"]:
         # its metrics are lost, so it starts over: to Lightning it has just begun
         before = validation["total"]["completed"] - validation["current"]["completed"]
         for counts, done in ((validation["total"], before), (validation["current"], 0)):
             counts.update(ready=done + 1, started=done + 1, processed=done, completed=done)
+    elif batches["current"]["processed"] == batches["current"]["completed"]:
+        # right after a validation, Lightning has not counted the step yet
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
 
 
 def leave_config_alone(cli: Any) -> None:

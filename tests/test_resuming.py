@@ -14,8 +14,9 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
+from colorization import ShallowColorizer
 from datamodules import FruitsDataModule
-from tests.world import CONFIGS, read_wandb, tiny
+from tests.world import CONFIGS, last, read_wandb, tiny
 from train import main
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
@@ -92,8 +93,11 @@ def everything(folder: Path) -> dict[str, Any]:
     return found | {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "media").rglob("*.png")}
 
 
-def assert_same(folder: Path, expected: Path) -> None:
+def assert_same(folder: Path, expected: Path, apart_from: str = "nothing") -> None:
     found, wanted = everything(folder), everything(expected)
+    for both in (found, wanted):
+        for name in [name for name in both if apart_from in name]:
+            del both[name]
     assert found.keys() ^ wanted.keys() == set()
     assert [name for name in found if found[name] != wanted[name]] == []
 
@@ -154,6 +158,124 @@ def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
     assert [run([*arguments, at(*stop)]) for stop in STOPS] == [143] * len(STOPS)
     assert run(arguments) == 0
     assert_same(only("stopped"), expected=only("runs"))
+
+
+class StopAt(Callback):
+    """Ask Lightning to stop at a hook."""
+
+    def __init__(self, hook: str, epoch: int, batch_idx: int = 0) -> None:
+        self.place = (epoch, batch_idx)
+        setattr(self, hook, self.stop)
+
+    def stop(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        batch_idx = next((arg for arg in args if isinstance(arg, int)), 0)
+        if (trainer.current_epoch, batch_idx) == self.place and not trainer.sanity_checking:
+            trainer.should_stop = True
+
+
+def stop_at(hook: str, epoch: int, batch_idx: int = 0) -> str:
+    place = f"{{hook: {hook}, epoch: {epoch}, batch_idx: {batch_idx}}}"
+    return f"--trainer.callbacks+={{class_path: {__name__}.StopAt, init_args: {place}}}"
+
+
+class Scheduled(ShallowColorizer):
+    """Has a learning rate that changes after every step, after every epoch, and with the validation loss."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), self.lr)
+        decay, steps = torch.optim.lr_scheduler.ExponentialLR, {"interval": "step"}
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", patience=0)
+        schedulers = [{"scheduler": decay(optimizer, 0.9), **steps}, {"scheduler": decay(optimizer, 0.8)}]
+        return [optimizer], [*schedulers, {"scheduler": plateau, "monitor": "val/loss"}]
+
+
+ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
+OFTEN = "--trainer.val_check_interval=0.5"
+
+
+@pytest.mark.parametrize(
+    ("more", "stops"),
+    [
+        ([], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_epoch_start", 1), "--trainer.max_steps=6"]),
+        ([], [stop_at("on_train_batch_end", 0, 3), stop_at("on_train_batch_start", 1, 0)]),
+        (ACCUMULATING, [stop_at("on_train_batch_end", 0, 2), stop_at("on_train_batch_end", 1, 6)]),
+        ([OFTEN], [stop_at("on_validation_end", 0), stop_at("on_validation_batch_end", 1, 0)]),
+        ([OFTEN, *ACCUMULATING], [stop_at("on_validation_end", 0), "--trainer.max_steps=7"]),
+        (["--trainer.max_steps=8"], ["--trainer.max_steps=3", "--trainer.max_steps=4", "--trainer.max_steps=6"]),
+        ([f"--model={__name__}.Scheduled"], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 2)]),
+    ],
+    ids=[
+        "within",
+        "last-and-first",
+        "accumulating",
+        "validating",
+        "validating-accumulating",
+        "steps",
+        "overfitting",
+        "scheduled",
+    ],
+)
+def test_a_run_that_stops_itself_goes_on_as_if_it_had_not(more: list[str], stops: list[str], paintings: Path) -> None:
+    arguments = tiny("fit", paintings, *more, config=COLORIZER)
+    main(arguments)
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    steps = [main([*arguments, stop]).trainer.global_step for stop in stops]
+    assert steps == sorted(set(steps))
+    main(arguments)
+    # the score of the last best checkpoint, which Lightning saves but does not load
+    assert_same(only("stopped"), expected=only("runs"), apart_from=".current_score")
+
+
+@pytest.mark.parametrize("more", [[], ACCUMULATING], ids=["plain", "accumulating"])
+def test_two_processes_that_stop_themselves_go_on_as_if_they_had_not(more: list[str], paintings: Path) -> None:
+    arguments = tiny("fit", paintings, "--data.init_args.batch_size=2", *more, config=COLORIZER)
+    assert run_two(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    assert run_two([*arguments, stop_at("on_train_batch_end", 0, 0)]) == 0
+    assert torch.load(only("stopped") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    assert run_two(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
+def test_a_run_that_runs_out_of_time_goes_on_with_more(paintings: Path) -> None:
+    arguments = tiny("fit", paintings, config=COLORIZER)
+    main(arguments)
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    for _ in range(2):
+        assert main([*arguments, "--trainer.max_time={microseconds: 1}"]).trainer.global_step == 1
+    main([*arguments, "--trainer.max_time={hours: 1}"])
+    assert_same(only("stopped"), expected=only("runs"), apart_from=".Timer.")
+
+
+def test_a_run_that_stops_within_an_epoch_says_how_to_go_on(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stopped = main(tiny("fit", fruits, "--trainer.max_steps=6"))
+    said = "\nStopped within epoch 1, after step 6. To go on, raise the limit that stopped it, and resume with "
+    assert f"{said}--ckpt_path last: {last(stopped)}" in caplog.messages
+    caplog.clear()
+    main(tiny("fit", fruits, "--trainer.max_steps=8"))
+    assert "Stopped" not in caplog.text
+
+
+def impatient(patience: int) -> str:
+    """Stop unless the loss has fallen by more than it can."""
+    settings = f"{{monitor: val/loss, min_delta: 9, patience: {patience}}}"
+    return f"--trainer.callbacks+={{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {settings}}}"
+
+
+@pytest.mark.parametrize(("often", "steps"), [("0.25", 2), ("1.0", 8)])
+def test_after_early_stopping_a_run_goes_on_only_with_more_patience(
+    often: str, steps: int, paintings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = tiny(
+        "fit", paintings, f"--trainer.val_check_interval={often}", "--trainer.max_epochs=3", config=COLORIZER
+    )
+    main([*arguments, impatient(100)])
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    assert [main([*arguments, impatient(1)]).trainer.global_step for _ in range(2)] == [steps, steps]
+    said = "EarlyStopping has ended this run: val/loss no longer improved. To go on, give it a patience over 1."
+    assert caplog.messages.count(said) == 1
+    main([*arguments, impatient(100)])
+    assert_same(only("stopped"), expected=only("runs"), apart_from="stop")  # EarlyStopping notes that it has stopped
 
 
 def test_a_grad_scaler_goes_on_where_a_kill_left_it(fruits: Path) -> None:
@@ -239,11 +361,21 @@ def test_within_an_epoch_it_is_saved_by_steps_or_minutes(when: str, step: int, f
     assert torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
 
 
-def test_the_best_checkpoint_goes_on_as_well(paintings: Path) -> None:
-    assert run(tiny("fit", paintings, "--trainer.max_epochs=1", config=COLORIZER)) == 0
+@pytest.mark.parametrize(
+    ("more", "step"),
+    [
+        ([], 4),
+        (["--trainer.val_check_interval=2", "--trainer.limit_train_batches=3"], 2),  # within the epoch
+        ([OFTEN, "--trainer.limit_train_batches=2", "--model.init_args.lr=0.00001"], 2),  # at the last batch
+    ],
+)
+def test_the_best_checkpoint_goes_on_as_well(more: list[str], step: int, paintings: Path) -> None:
+    arguments = tiny("fit", paintings, *more, config=COLORIZER)
+    assert run([*arguments, "--trainer.max_epochs=1"]) == 0
     best = only("runs") / "checkpoints" / "best-epoch000.ckpt"
-    assert run(tiny("fit", paintings, f"--ckpt_path={best}", config=COLORIZER)) == 0
-    assert run(tiny("fit", paintings, "--trainer.default_root_dir=whole", config=COLORIZER)) == 0
+    assert torch.load(best, weights_only=True)["global_step"] == step
+    assert run([*arguments, f"--ckpt_path={best}"]) == 0
+    assert run([*arguments, "--trainer.default_root_dir=whole"]) == 0
     assert metrics(only("runs")) == metrics(only("whole"))
 
 
