@@ -16,7 +16,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from datamodules.read_ahead import ReadAhead
 from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_group, open_store
@@ -120,14 +120,15 @@ class FolderDataModule(LightningDataModule, ABC):
         self.beginning = epoch, batch_idx
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        before, now = self.batches_of_checkpoint or {}, self.state_dict()
+        before, now = {"overfit_batches": 0, **(self.batches_of_checkpoint or {})}, self.state_dict()
         changed = [f"{key} {before.get(key)}, now {now[key]}" for key in now if now[key] != before.get(key)]
         if self.beginning[1] and changed:
             raise PigmentError(
                 f"this checkpoint was saved mid-epoch with {', '.join(changed)}. Use the same, or start a new run."
             )
-        images = self.images("train")
-        self.order = Order(images, *self._processes(), self.seed, self.batch_size, self.flip, self.beginning)
+        images, varies = self.images("train"), not now["overfit_batches"]
+        flip = self.flip and varies
+        self.order = Order(images, *self._processes(), self.seed, self.batch_size, flip, self.beginning, shuffle=varies)
         # a last batch of one image is skipped, a different image each epoch
         return self._loader(
             images, batch_size=self.batch_size, sampler=self.order, drop_last=len(self.order) % self.batch_size == 1
@@ -150,7 +151,9 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that determines an epoch's batches."""
+        trainer: Any = self.trainer
         batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
+        batches["overfit_batches"] = trainer.overfit_batches if trainer else 0
         return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -234,11 +237,12 @@ class Images(Dataset[Tensor]):
         return images.permute(0, 3, 1, 2)
 
 
-class Order(DistributedSampler[Any]):
+class Order(DistributedSampler[Any], SequentialSampler):  # Lightning's overfit_batches replaces any other kind
     """The order of the training images: a function of seed and epoch, never of history.
 
     If the images do not divide evenly among processes, the remainder is skipped, a different one each epoch. With
-    ``flip``, some of the N indices have N added, which mirrors the image (see :class:`Images`).
+    ``flip``, some of the N indices have N added, which mirrors the image (see :class:`Images`). Without ``shuffle``,
+    every epoch has the order of the manifest.
     """
 
     def __init__(
@@ -250,8 +254,9 @@ class Order(DistributedSampler[Any]):
         batch_size: int,
         flip: bool = False,
         beginning: tuple[int, int] = (0, 0),
+        shuffle: bool = True,
     ) -> None:
-        super().__init__(images, num_processes, rank, seed=seed, drop_last=True)
+        super().__init__(images, num_processes, rank, shuffle, seed, drop_last=True)
         self.batch_size, self.flip, self.beginning = batch_size, flip, beginning
         self.set_epoch(beginning[0])  # workers may read ahead before Lightning sets it
 

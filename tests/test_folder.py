@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import FruitsDataModule, PaintingsDataModule
@@ -14,7 +15,8 @@ from datamodules.demo import fruits as demo
 from datamodules.folder import as_images
 from datamodules.store import read_manifest
 from system.errors import PigmentError
-from tests.world import write_ball
+from tests.world import CONFIGS, tiny, write_ball
+from train import main
 
 
 def load(root: Path | str | None, *, batch_size: int = 4, stage: str = "fit", seed: int = 0) -> FruitsDataModule:
@@ -56,6 +58,29 @@ def test_the_order_is_a_function_of_seed_and_epoch(fruits: Path) -> None:
     assert sorted(order(0, 3)) == list(range(14))
     assert order(0, 3) != order(0, 4)
     assert order(0, 3) != order(1, 3)
+
+
+class Batches(Callback):
+    """Keeps the training batches, and the files that they are said to come from."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.files: list[str] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Tensor, batch_idx: int) -> None:
+        self.images.append(batch)
+        self.files += trainer.datamodule.training_files(batch_idx)
+
+
+@pytest.mark.parametrize("limit", ["2", "0.5"])
+def test_overfitting_repeats_the_first_images_and_never_mirrors_them(limit: str, paintings: Path) -> None:
+    more = [f"--trainer.overfit_batches={limit}", f"--trainer.callbacks+={__name__}.Batches"]
+    run = main(tiny("fit", paintings, *more, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
+    assert run.datamodule.flip
+    data, (seen,) = run.datamodule, [one for one in run.trainer.callbacks if isinstance(one, Batches)]
+    rows = data.store.rows["train"][:8]
+    assert torch.equal(torch.cat(seen.images), as_images(data.store.pixels[rows]).repeat(2, 1, 1, 1) / 255)
+    assert seen.files == 2 * [data.store.paths()[row] for row in rows]
 
 
 def test_a_last_batch_of_one_is_left_out_of_training_only(fruits: Path) -> None:

@@ -120,6 +120,10 @@ def test_they_share_the_training_images_and_leave_out_another_one_in_each_epoch(
     assert len(left_out) > 1
 
 
+def test_they_share_the_images_that_they_overfit() -> None:
+    assert [list(Order(range(5), 2, rank, seed=0, batch_size=2, shuffle=False)) for rank in (0, 1)] == [[0, 2], [1, 3]]
+
+
 def test_too_few_images_for_the_processes_are_missed_before_training(
     odd: Path,
 ) -> None:

@@ -68,7 +68,7 @@ def test_the_thread_ends_with_an_iterator_that_nobody_finishes() -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_gpu_is_fed_by_a_thread_or_by_workers(num_workers: int, fruits: Path) -> None:
     data = FruitsDataModule(str(fruits), size=16, batch_size=4, num_workers=num_workers)
-    trainer: Any = SimpleNamespace(accelerator=CUDAAccelerator(), world_size=1, global_rank=0)
+    trainer: Any = SimpleNamespace(accelerator=CUDAAccelerator(), world_size=1, global_rank=0, overfit_batches=0)
     data.trainer = trainer
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         assert type(loader) is (DataLoader if num_workers else ReadAhead)
@@ -76,7 +76,6 @@ def test_a_gpu_is_fed_by_a_thread_or_by_workers(num_workers: int, fruits: Path) 
         assert loader.dataset.pinned == (num_workers == 0)  # CUDA does not survive the fork of a worker
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit")  # it says what it replaces
 @pytest.mark.parametrize("option", ["overfit_batches=2", "limit_train_batches=3"])
 def test_batches_read_ahead_train_alike(option: str, fruits: Path, request: pytest.FixtureRequest) -> None:
     arguments = tiny("fit", fruits, "--data.init_args.flip=true", "--trainer.logger=false", f"--trainer.{option}")

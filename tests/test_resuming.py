@@ -202,6 +202,7 @@ OFTEN = "--trainer.val_check_interval=0.5"
         ([OFTEN], [stop_at("on_validation_end", 0), stop_at("on_validation_batch_end", 1, 0)]),
         ([OFTEN, *ACCUMULATING], [stop_at("on_validation_end", 0), "--trainer.max_steps=7"]),
         (["--trainer.max_steps=8"], ["--trainer.max_steps=3", "--trainer.max_steps=4", "--trainer.max_steps=6"]),
+        (["--trainer.overfit_batches=3"], [stop_at("on_train_batch_end", 0, 0), stop_at("on_train_batch_end", 1, 1)]),
         ([f"--model={__name__}.Scheduled"], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 2)]),
     ],
     ids=[
@@ -408,12 +409,14 @@ def test_a_signal_to_all_processes_spares_the_workers(fruits: Path) -> None:
         assert process.exitcode == status
 
 
-@pytest.mark.parametrize("more", ["--data.init_args.batch_size=3", "--data.init_args.seed=1"])
+@pytest.mark.parametrize(
+    "more", ["--data.init_args.batch_size=3", "--data.init_args.seed=1", "--trainer.overfit_batches=3"]
+)
 def test_within_an_epoch_other_batches_are_refused(more: str, fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(tiny("fit", fruits, at("on_train_batch_end", 0, 1))) == 143
     assert run(tiny("fit", fruits, more, "--ckpt_path=last")) == 2
-    name, value = more.removeprefix("--data.init_args.").split("=")
-    saved = {"batch_size": 4, "seed": 0}[name]
+    name, value = more.rpartition(".")[2].split("=")
+    saved = {"batch_size": 4, "seed": 0, "overfit_batches": 0.0}[name]
     said = f"error: this checkpoint was saved mid-epoch with {name} {saved}, now {value}. Use the same, or"
     assert said in capfd.readouterr().err
 
