@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sequential
 
 from datamodules.read_ahead import ReadAhead
 from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_group, open_store
-from system.errors import PigmentError
+from system.errors import PigmentError, shown
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -105,9 +104,9 @@ class FolderDataModule(LightningDataModule, ABC):
             )
         if self.list_files:
             for line in self.store.findings():
-                rank_zero_info(line)
+                rank_zero_info(shown(line))
         manifest = self.store.folder / MANIFEST_FILE
-        rank_zero_info(f"Data: what became of each file is in {manifest}\n{self.store.summary()}")
+        rank_zero_info(f"Data: what became of each file is in {shown(manifest)}\n{self.store.summary()}")
 
     def setup(self, stage: str) -> None:
         num_processes, _ = self._processes()
@@ -230,10 +229,9 @@ class Images(Dataset[Tensor]):
     def __getitems__(self, indices: list[int]) -> Tensor:
         is_mirrored, places = np.divmod(indices, len(self.rows))
         images = torch.empty(len(indices), *self.store.pixels.shape[1:], dtype=torch.uint8, pin_memory=self.pinned)
-        pixels = images.numpy()
-        self.store.read(self.rows[places], pixels)
+        self.store.read(self.rows[places], images.numpy())
         for index in np.flatnonzero(is_mirrored).tolist():
-            cv2.flip(pixels[index], 1, dst=pixels[index])  # takes a quarter of torch's time
+            images[index] = images[index].flip(1)
         return images.permute(0, 3, 1, 2)
 
 

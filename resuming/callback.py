@@ -33,6 +33,7 @@ from resuming.lightning_internals import (
 )
 from resuming.loggers import ResumableCSVLogger
 from system.atomic import link
+from system.errors import shown
 from system.signals import Interrupted, handle
 
 ASK_SECONDS = 1.0  # between two times that processes ask each other whether to stop
@@ -102,7 +103,7 @@ class SaveLast(Checkpoint):
         if is_epoch_open(trainer) and not self.is_trial:
             rank_zero_info(
                 f"\nStopped within epoch {trainer.current_epoch}, after step {trainer.global_step:,}. "
-                f"To go on, raise the limit that stopped it, and resume with --ckpt_path last: {self.path}"
+                f"To go on, raise the limit that stopped it, and resume with --ckpt_path last: {shown(self.path)}"
             )
 
     def _listen(self, trainer: Trainer) -> None:
@@ -124,7 +125,11 @@ class SaveLast(Checkpoint):
                 best.hold(trainer)
         if signum:
             name, step = signal.Signals(signum).name, trainer.global_step
-            how = f"Resume from there with --ckpt_path last: {self.path}" if step else "There is nothing to save yet."
+            how = (
+                f"Resume from there with --ckpt_path last: {shown(self.path)}"
+                if step
+                else "There is nothing to save yet."
+            )
             rank_zero_info(f"\n{name}: stopped after step {step:,}. {how}")  # below the progress bar
             raise Interrupted(signum, trainer.global_rank)
 

@@ -119,7 +119,7 @@ class ResumableWandbLogger(WandbLogger):
         self.logged = frozenset(there)
         rows = read_metrics(folder / METRICS_FILE) if logs else []
         for row in rows:
-            self.log_metrics({name: float(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
+            self.log_metrics({name: number(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
         self.logged |= {(int(row["step"]), frozenset(row.keys() - {"step"})) for row in rows}
 
 
@@ -156,6 +156,14 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     lines = path.read_text().splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))  # a power cut may have cut the last one short
     return [{name: value for name, value in row.items() if value} for row in rows if (row["step"] or "").isdigit()]
+
+
+def number(text: str) -> float | str:
+    """Return the number that a text spells, or the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def read_wandb(log: Path) -> Iterator[Event]:

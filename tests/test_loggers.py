@@ -4,6 +4,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -61,6 +62,25 @@ def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: P
     assert run([*arguments, "--ckpt_path=last"]) == 0
     assert_logged_once(only("runs"))
     assert len({record["run_id"] for record in read_wandb(only("runs"))["run"] if "run_id" in record}) == 1
+
+
+class LogText(Callback):
+    """Log a word at the end of each epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        words: Any = {"phase": f"epoch {trainer.current_epoch}"}
+        for logger in trainer.loggers:
+            logger.log_metrics(words, trainer.global_step)
+
+
+def test_text_that_a_callback_logs_survives_a_stop(fruits: Path) -> None:
+    arguments = tiny("fit", fruits, f"--trainer.callbacks+={__name__}.LogText")
+    assert run([*arguments, at("on_validation_batch_start", 1, 1)]) == 143
+    assert run([*arguments, "--ckpt_path=last"]) == 0
+    words = [row["phase"] for row in metrics(only("runs")) if row["phase"]]
+    assert words == ["epoch 0", "epoch 1"]
+    logged = [record["item"].get("phase") for record in read_wandb(only("runs"))["history"]]
+    assert [word for word in logged if word] == ["epoch 0", "epoch 1"]
 
 
 def test_a_run_goes_on_though_the_log_of_weights_and_biases_cannot_be_read(
