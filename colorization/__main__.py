@@ -21,8 +21,8 @@ from system.hardware import within_memory
 DESCRIPTION = """\
 Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
 full resolution. Orientation, transparency, bit depth, resolution, captions, name and format stay; formats other than
-JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. Of several pages, the largest is
-read, and of an animation the first frame. Images may have up to 178 megapixels."""
+JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. The largest of several pages
+is read, and an animation's first frame. Images may have up to 178 megapixels."""
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 
@@ -62,7 +62,7 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
     """Find the images and the path of each result: the same below ``out`` as the image's below the given folder.
 
     Returns:
-        The results' paths by image, and the files in the given folders that are images of a kind that is not read.
+        The path of each image's result, and the files in the given folders that are passed over (see images.files).
 
     Raises:
         PigmentError: if there is nothing to do, or results would replace images or each other.
@@ -91,22 +91,22 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
         elif os.path.realpath(other) != os.path.realpath(image):
             conflicts.append(f"'{other}' and '{image}' would both become '{output}'")
     if conflicts:
-        raise PigmentError(f"{'; '.join(conflicts)}. Choose another --out, or colorize them separately.")
+        raise PigmentError(f"{'; '.join(conflicts)}. Choose a different --out, or colorize them separately.")
     return outputs, passed_over
 
 
 def make_folders(outputs: Iterable[Path]) -> None:
-    """Make the folders of the results, and try to write to each.
+    """Create the folders for the results, and try to write to each.
 
     Raises:
-        PigmentError: if one cannot be written to.
+        PigmentError: if a folder cannot be written to.
     """
     for folder in dict.fromkeys(output.parent for output in outputs):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise PigmentError(f"cannot write to '{folder}': {reason(error)}. Choose another --out.") from error
+            raise PigmentError(f"cannot write to '{folder}': {reason(error)}. Choose a different --out.") from error
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ def cache_folder() -> Path:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return ``folder``, its name cut to a length that file systems allow; if it is not there yet, ``build`` fills it.
+    """Return ``folder``, filled by ``build`` if it is not there yet; its name is cut to what file systems allow.
 
     ``build`` fills an empty folder beside it, which is renamed once complete. However it ends, and however many
     processes start together, nobody ever sees a half-filled ``folder`` or builds it twice.
 
     Raises:
-        PigmentError: if nothing can be written beside it.
+        PigmentError: if its parent folder cannot be written to.
     """
     folder = folder.with_name(folder.name[-LONGEST_NAME:])
     if not folder.is_dir():
@@ -34,8 +34,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
             lock = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()  # freed by the system if its holder dies
         except OSError as error:
             raise PigmentError(
-                f"the cache folder '{folder.parent}' cannot be written: {reason(error)}. "
-                "Set PIGMENT_CACHE to one that can."
+                f"cannot write to the cache folder '{folder.parent}': {reason(error)}. "
+                "Set PIGMENT_CACHE to a different one."
             ) from error
         with lock:
             if not folder.is_dir():

@@ -235,12 +235,12 @@ class Images(Dataset[Tensor]):
         return images.permute(0, 3, 1, 2)
 
 
-class Order(DistributedSampler[Any], SequentialSampler):  # Lightning's overfit_batches replaces any other kind
+class Order(DistributedSampler[Any], SequentialSampler):  # overfit_batches would replace any other sampler
     """The order of the training images: a function of seed and epoch, never of history.
 
     If the images do not divide evenly among processes, the remainder is skipped, a different one each epoch. With
     ``flip``, some of the N indices have N added, which mirrors the image (see :class:`Images`). Without ``shuffle``,
-    every epoch has the order of the manifest.
+    every epoch keeps the manifest's order.
     """
 
     def __init__(

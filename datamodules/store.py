@@ -34,7 +34,7 @@ FORMAT = 5  # increased when stores built by older code no longer fit
 COLORLESS = 5.0  # colorfulness below which an image is nearly colorless: gray, or gray with the tint of old paper
 CHUNK = 32  # files given to a process at a time
 ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
-NOTES = ("profile", "page", "damage")  # what a reader may have to say of an image, see images.reading
+NOTES = ("profile", "page", "damage")  # what may be noted when an image is read, see images.writing.Notes
 THUMBNAIL = 32  # pixels, enough to tell how colorful an image is
 
 Part = Literal["train", "val", "test"]
@@ -44,9 +44,9 @@ FINDINGS = {
     "colorless": "including nearly colorless ones",
     "profile": "including ones converted to sRGB from another color profile",
     "page": "including the largest of several pages, or the first of several frames",
-    "damage": "including ones without their damaged metadata",
+    "damage": "including ones read without their damaged metadata",
     "unreadable": "left out: unreadable",
-    "passed over": "left out: of a kind that is not read",
+    "passed over": "left out: in a format that is not read",
     "leak": "left out: also in training",
 }
 
@@ -62,7 +62,7 @@ class Entry(NamedTuple):
     colorfulness: str  # of a thumbnail, see images.colorfulness; empty if it was not read
     profile: str  # what its colors were converted from, if they were
     page: str  # which page or frame it is, if there are several
-    damage: str  # what damaged part of it was left out, if any
+    damage: str  # what damaged part was left out, if any
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield all there is to say about the file: a key of FINDINGS, and the particulars."""
@@ -89,7 +89,7 @@ class Decoded(NamedTuple):
 
     digest: bytes  # of its content; empty if unreadable
     colorfulness: float
-    notes: Mapping[str, str] = {}  # what to say of it, see images.reading
+    notes: Mapping[str, str] = {}  # see NOTES
     fault: str = ""  # why it cannot be read
     disk: OSError | None = None  # what is wrong with the store's own disk
 

@@ -1,4 +1,4 @@
-"""Image files: which ones there are, and which of them can be read."""
+"""Find image files, and open those in formats that can be read."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pcx",
     ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
-PASSED_OVER = frozenset({  # they mark an image as well, but of a kind that is not read
+PASSED_OVER = frozenset({  # images too, but in formats that are not read
     ".3fr", ".ai", ".arw", ".cr2", ".cr3", ".cur", ".djvu", ".dng", ".emf", ".eps", ".erf", ".exr", ".hdr", ".heic",
     ".heif", ".icns", ".ico", ".jxl", ".kdc", ".nef", ".orf", ".pdf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".svg",
     ".svgz", ".wmf", ".x3f", ".xcf",
@@ -34,8 +34,8 @@ def suffix(path: str | Path) -> str:
 def find_images(root: Path, skip: Path | None = None) -> Iterator[Found]:
     """Yield every file named like an image in a folder and its subfolders; hidden ones are skipped.
 
-    Links are followed, and each folder is searched once. Files to be passed over, subfolders that cannot be listed and
-    broken links are yielded as well: the attempt to open them says what is wrong.
+    Links are followed, and each folder is searched once. Files to be passed over, subfolders that cannot be listed, and
+    broken links are yielded as well: opening one raises an error that says what is wrong.
 
     Args:
         skip: a subfolder that is not searched.
@@ -76,10 +76,10 @@ def open_file(path: str | Path) -> IO[bytes]:
     """Open a file to be read.
 
     Raises:
-        ValueError: if it is of a kind to pass over; or a pipe or a device, which might never end.
+        ValueError: if its format is not read, or if it is a pipe or a device, which might never end.
     """
-    if suffix(path) in PASSED_OVER:  # some would open, but only as the preview in them
-        raise ValueError(f"{suffix(path)} files are not read; save it as JPEG, PNG, or TIFF")
+    if suffix(path) in PASSED_OVER:  # Pillow would open some, but read only their preview
+        raise ValueError(f"{suffix(path)} files are not read; save this one as JPEG, PNG, or TIFF")
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -1,10 +1,10 @@
-"""The chunks that a PNG consists of, for what Pillow cannot do: 16 bits, and damaged metadata."""
+"""The chunks of a PNG, for what Pillow cannot do: 16 bits, and damaged metadata."""
 
 from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # kinds of chunks that hold the pixels,
-COLORS = (b"iCCP", b"sRGB", b"gAMA", b"cHRM")  # and that say what their colors mean; all others are metadata
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the kinds of chunks that pixels need
+COLORS = (b"iCCP", b"sRGB", b"gAMA", b"cHRM")  # those that say what the colors mean; all others are metadata
 
 
 def chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -17,11 +17,11 @@ def chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def only(kinds: tuple[bytes, ...], content: bytes) -> bytes:
-    """Return a PNG with only some kinds of chunks."""
+    """Return a PNG with only these kinds of chunks."""
     return SIGNATURE + b"".join(chunk for kind, chunk in chunks(content) if kind in kinds)
 
 
 def with_metadata(content: bytes, other: bytes) -> bytes:
-    """Return a PNG with another one's metadata, which replaces its own."""
+    """Return a PNG with the metadata of ``other`` instead of its own."""
     header, *pixels = (chunk for kind, chunk in chunks(content) if kind in PIXELS)
     return b"".join([SIGNATURE, header, *(chunk for kind, chunk in chunks(other) if kind not in PIXELS), *pixels])

@@ -19,28 +19,28 @@ Primaries = Sequence[float]  # x and y of red, green and blue
 SRGB, ADOBE_RGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06), (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 D65 = (0.3127, 0.3290)
 NUM_COLORS = {"gray": 1, "rgb": 3, "cmyk": 4}
-TOLERANCE = 2  # of 255: colors that change no more are left as they are
+TOLERANCE = 2  # levels of 255; a profile that changes no color by more is ignored
 
 
 def profile_of(image: Image.Image, exif: Image.Exif) -> bytes:
-    """Return the ICC profile that explains an open image's colors; empty if nothing says that they are not sRGB."""
-    # of a TIFF, ``info`` may hold another page's
+    """Return an open image's ICC profile, or make one if its EXIF or PNG chunks call for it; otherwise empty."""
+    # a TIFF's ``info`` may hold the profile of a different page
     profile = image.tag_v2.get(ICC_PROFILE) if isinstance(image, TiffImageFile) else image.info.get("icc_profile")
     if isinstance(profile, bytes):
         return profile
-    with suppress(Exception):  # damaged EXIF raises all sorts of errors, and marks nothing
+    with suppress(Exception):  # damaged EXIF raises all sorts of errors
         if ExifTags.IFD.Exif in exif and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
-            return rgb_profile(256 / 563, ADOBE_RGB)  # cameras say no more than that
+            return rgb_profile(256 / 563, ADOBE_RGB)  # the mark that cameras write instead of a profile
     if image.format != "PNG" or "srgb" in image.info or not image.info.get("gamma"):
         return b""
     gamma, chromaticity = image.info["gamma"], image.info.get("chromaticity") or (*D65, *SRGB)
-    if np.allclose([gamma, *chromaticity], [1 / 2.2, *D65, *SRGB], atol=0.02):  # how sRGB was marked in the past
+    if np.allclose([gamma, *chromaticity], [1 / 2.2, *D65, *SRGB], atol=0.02):  # how older programs mark sRGB
         return b""
     return rgb_profile(gamma, chromaticity[2:], chromaticity[:2])
 
 
 def rgb_profile(gamma: float, primaries: Primaries, white: Sequence[float] = D65) -> bytes:
-    """Make a profile of RGB values that are light to the power of ``gamma``."""
+    """Make a profile for RGB values that equal ``light ** gamma``."""
     import imagecodecs
 
     return imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=1 / gamma)
@@ -61,10 +61,10 @@ def convert_to_srgb(image: Image.Image | NDArray[Any], profile: bytes, notes: di
         colors, alpha = split(image, space)
         converted = transform(colors, profile, space)
         name = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description
-    except (KeyError, RuntimeError, OSError):  # of no known space; damaged, says imagecodecs; or says Pillow
+    except (KeyError, RuntimeError, OSError):  # KeyError: an unsuitable color space; the others: damaged
         notes["damage"] = "unusable color profile left out"
         return None
-    notes["profile"] = f"converted to sRGB from {(name or '').strip() or 'a color profile without a name'}"
+    notes["profile"] = f"converted to sRGB from {(name or '').strip() or 'an unnamed color profile'}"
     return np.concatenate([converted, alpha], axis=2)
 
 
@@ -72,7 +72,7 @@ def split(image: Image.Image | NDArray[Any], space: str) -> tuple[NDArray[Any], 
     """Return an image's colors (H, W, 1, 3 or 4) in the space of its profile, and its alpha (H, W, 0 or 1).
 
     Raises:
-        KeyError: if its colors are of another space.
+        KeyError: if its colors are in a different space.
     """
     if isinstance(image, np.ndarray):
         of_image = "gray" if image.shape[2] < 3 else "rgb"
@@ -94,7 +94,7 @@ def as_rgb(pixels: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache(maxsize=64)  # the files of a folder often share one
 def changes_colors(profile: bytes, space: str) -> bool:
-    """Return whether a profile is more than sRGB by another name.
+    """Return whether converting from a profile to sRGB changes colors by more than TOLERANCE; CMYK always counts.
 
     Raises:
         RuntimeError: if it is damaged.
@@ -125,6 +125,6 @@ def transform(colors: NDArray[Any], profile: bytes, space: str) -> NDArray[Any]:
 
     if space != "gray":
         return convert(colors, BLACK_POINT)
-    # of gray, LittleCMS's shortcuts would halve dark levels, and without them each pixel takes long: so each level once
+    # LittleCMS's shortcuts would halve dark grays; without them it is slow, so each level is converted only once
     levels = np.arange(np.iinfo(colors.dtype).max + 1, dtype=colors.dtype)[None]
     return convert(levels, BLACK_POINT | NO_SHORTCUTS)[0, colors[..., 0]]

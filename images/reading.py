@@ -1,4 +1,4 @@
-"""Images, read for training and for use alike: upright, in sRGB, the largest of several pages."""
+"""Read images, in the same way for training and for use: upright, in sRGB, the largest of several pages."""
 
 import io
 import itertools
@@ -21,7 +21,7 @@ from images.profiles import as_rgb, convert_to_srgb, profile_of
 from images.writing import Notes, Picture, Pixels, metadata_of, written_as
 from system.errors import reason
 
-# what Pillow may open; it would hand others, such as PostScript, to programs outside
+# what Pillow may open; it would hand others, such as PostScript, to external programs
 FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA"]
 FORMATS += ["TIFF", "WEBP"]
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
@@ -29,7 +29,7 @@ MAX_PIXELS = 80_000_000  # of an image in a store; a process that reads one need
 FULL = 65535  # the highest value of 16 bits
 BITS_PER_SAMPLE = 258  # a TIFF's tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # bytes; by default 1 MB, which metadata can exceed
-# Pillow opens TIFFs of few depths; that it cannot decode the others does no harm, as tifffile does
+# Pillow opens TIFFs of few depths; it need not decode the others, because tifffile does
 for prefix, fill, depth, extra in itertools.product((b"II", b"MM"), (1, 2), range(9, 17), ((), (0,), (1,), (2,))):
     for photometric, mode, num_colors in ((0, "L", 1), (1, "L", 1), (2, "RGB", 3)):
         key = (prefix, photometric, (1,), fill, (depth,) * (num_colors + len(extra)), extra)
@@ -38,17 +38,17 @@ Result = TypeVar("Result")
 
 
 class Unfit(ValueError):
-    """An image that is whole, but cannot be used."""
+    """An undamaged image that cannot be used."""
 
 
-UNDAMAGED = (Unfit, UnidentifiedImageError, Image.DecompressionBombError, MemoryError)  # what these say is enough
+UNDAMAGED = (Unfit, UnidentifiedImageError, Image.DecompressionBombError, MemoryError)  # errors that do not mean damage
 
 
 def read(path: Path) -> Picture:
     """Decode an image file upright and at full bit depth.
 
     Raises:
-        ValueError: if it is of a kind to pass over or no file, or its values have no defined range.
+        ValueError: if its format is not read, it is not a regular file, or its values have no defined range.
         OSError: if it is damaged, or cannot be opened.
         Image.DecompressionBombError: if it has more than 178 megapixels.
     """
@@ -92,15 +92,15 @@ def read_square(content: bytes, size: int) -> tuple[NDArray[np.uint8], Notes]:
 
 
 def despite_metadata(file: IO[bytes], use: Callable[[IO[bytes], ImageFile, Notes], Result]) -> Result:
-    """Open an image and use it; if that fails, try without its metadata, as the pixels are worth more."""
+    """Open an image and use it; if that fails, try without a PNG's metadata, because the pixels matter more."""
     errors = []
     for version, notes in versions(file):
         try:
-            # not of a path, given which Pillow 12.3 garbles TIFFs that are stored sideways
+            # an open file: given a path, Pillow 12.3 garbles TIFFs that are stored sideways
             with warnings.catch_warnings(action="ignore"), Image.open(version, formats=FORMATS) as image:
                 choose_page(image, notes)
                 return use(version, image, notes)
-        except Exception as error:  # decoders stumble over damage in all sorts of ways
+        except Exception as error:  # damaged files raise all sorts of errors
             errors.append(error)
     first = errors[0]
     if isinstance(first, UNDAMAGED) or (isinstance(first, OSError) and first.errno):
@@ -109,7 +109,7 @@ def despite_metadata(file: IO[bytes], use: Callable[[IO[bytes], ImageFile, Notes
 
 
 def versions(file: IO[bytes]) -> Iterator[tuple[IO[bytes], Notes]]:
-    """Yield an image file, then, if it is a PNG, copies with less and less metadata, and what to note of each."""
+    """Yield an image file, then copies of a PNG with less and less metadata, and the notes for each."""
     yield file, {}
     file.seek(0)
     content = file.read(len(png.SIGNATURE))
@@ -120,14 +120,14 @@ def versions(file: IO[bytes]) -> Iterator[tuple[IO[bytes], Notes]]:
 
 
 def choose_page(image: ImageFile, notes: Notes) -> None:
-    """Turn to the largest page of a TIFF; the first may be a preview."""
+    """Turn to the largest page of a TIFF, because the first may be a preview; note which page or frame is read."""
     if not isinstance(image, TiffImageFile):
-        # an MPO is a photograph and its extras
+        # an MPO is one photograph with extras
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         notes |= {"page": f"only frame 1 of {num_frames}"} if num_frames > 1 else {}
         return
     areas = []
-    with suppress(Exception):  # EOFError after the last page, all sorts of others at a damaged one
+    with suppress(Exception):  # EOFError after the last page; a damaged one raises all sorts of errors
         for page in itertools.count():
             area = 0
             with suppress(KeyError, SyntaxError):  # a page of an unknown kind cannot be chosen
@@ -139,10 +139,10 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
 
 
 def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image | Pixels, Image.Exif]:
-    """Decode an open image as RGB, or RGBA if it is transparent, in sRGB, and its EXIF.
+    """Decode an open image as sRGB, with alpha if it is transparent, and read its EXIF.
 
     Returns:
-        Pixels may be an array (H, W, 3 or 4); they are if they have more than 8 bits.
+        The pixels, as an image or an array (H, W, 3 or 4), always an array above 8 bits; and the EXIF.
     """
     deep = decode_deep(file, image)
     if deep is None:
@@ -157,7 +157,7 @@ def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image
 
 
 def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
-    """Decode an image of 9 to 16 bits, of which Pillow keeps only 8 where there is color; None if it has fewer.
+    """Decode 9 to 16 bits per channel of a PNG, a TIFF, or a gray JPEG 2000 or PPM; return None for anything else.
 
     Returns:
         (H, W, 1 to 4): gray or RGB, and alpha if there is any, up to 65535.
@@ -174,7 +174,7 @@ def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
         file.seek(0)
         pixels = imagecodecs.png_decode(png.only(png.PIXELS, file.read()))
         return pixels.reshape(*pixels.shape[:2], -1)
-    elif image.mode.startswith(("I", "F")):  # in a JPEG 2000 or PPM, Pillow scales to 16 bits
+    elif image.mode.startswith(("I", "F")):  # Pillow scales a gray JPEG 2000 or PPM to 16 bits
         if image.format not in ("JPEG2000", "PPM") or image.mode == "F":
             raise Unfit("its values' range is not known; save it with 8 or 16 bits")
         return np.asarray(image)[..., None].astype(np.uint16)
@@ -189,7 +189,7 @@ def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16
     with tifffile.TiffFile(file) as tiff:
         page: Any = tiff.pages[image.tell()]
         bits, photometric, alpha = page.bitspersample, page.photometric, page.extrasamples[:1]
-        if page.sampleformat != 1 or bits > 16 or photometric > 2:  # signed or real numbers, or neither gray nor RGB
+        if page.sampleformat != 1 or bits > 16 or photometric > 2:  # signed or floating-point, or not gray or RGB
             raise Unfit("its values' range is not known; save it with 8 or 16 bits, as RGB or gray")
         pixels = page.asarray()
         if page.planarconfig == 2 and pixels.ndim == 3:
@@ -200,14 +200,14 @@ def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16
         pixels = (pixels * np.float32(FULL / (2**bits - 1))).round().astype(np.uint16)
     if photometric == 0:
         pixels = np.concatenate([FULL - pixels[..., :1], pixels[..., 1:]], axis=2)
-    if alpha == (1,):  # colors times alpha
+    if alpha == (1,):  # premultiplied
         opacity = pixels[..., -1:].astype(np.float32).clip(1) / FULL
         pixels[..., :-1] = (pixels[..., :-1] / opacity).round().clip(0, FULL)
     return pixels
 
 
 def upright(pixels: Pixels, exif: Image.Exif) -> Pixels:
-    """Turn and mirror pixels (H, W, ...) as their EXIF says; a TIFF that Pillow has turned no longer says anything."""
+    """Turn and mirror pixels (H, W, ...) as EXIF says; once Pillow has decoded a TIFF, it no longer says anything."""
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

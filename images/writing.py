@@ -1,4 +1,4 @@
-"""Images, written in the format in which they came, with what else that format held."""
+"""Write images in the format they came in, if possible, with their metadata."""
 
 import io
 import re
@@ -25,7 +25,7 @@ FORMATS: dict[str, dict[str, Any]] = {  # what can be written, with Pillow's opt
     "BMP": {},
     "TIFF": {},
 }
-TIFF_TAGS = (  # that describe the picture, not how it was stored
+TIFF_TAGS = (  # those that describe the picture, not how it was stored
     ExifTags.Base.DocumentName,
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
@@ -45,18 +45,18 @@ XMP_IN_PNG = "XML:com.adobe.xmp"  # the keyword of its chunk
 CAPTION = 0x0404  # the part of a Photoshop segment that holds IPTC: captions and credits
 
 Pixels = NDArray[Any]  # (H, W, 3 or 4), np.uint8 or np.uint16: RGB, and alpha if there is any
-Notes = dict[str, str]  # what to say of an image: "page", "profile" or "damage", and the particulars
+Notes = dict[str, str]  # what a user should know about an image, under "profile", "page", "damage", or "lost"
 
 
 class Picture(NamedTuple):
     pixels: Pixels
     format: str  # a key of FORMATS
-    metadata: dict[str, Any]  # what else its format holds, as Pillow's options
+    metadata: dict[str, Any]  # as Pillow's options for saving
     notes: Notes
 
 
 def written_as(path: Path, image: ImageFile) -> str:
-    """Return the format, a key of FORMATS, in which an image read from ``path`` is written again."""
+    """Return the key of FORMATS for writing an image read from ``path``: its own format if possible, else PNG."""
     name = "JPEG" if image.format == "MPO" else image.format or ""
     return name if name in FORMATS and keeps_name(path) else "PNG"
 
@@ -67,22 +67,22 @@ def keeps_name(path: Path) -> bool:
 
 
 def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> dict[str, Any]:
-    """Return what a loaded image holds besides pixels that is not about its old colors, as Pillow's options.
+    """Return the metadata of a loaded image that remains true once it is upright and sRGB, as Pillow's options.
 
-    That is resolution, XMP, IPTC captions, comments, a PNG's texts, and EXIF without orientation, preview, and what
-    only the camera's maker understands. What cannot be written, for example because it is too long, is noted.
+    This includes resolution, XMP, IPTC captions, comments, a PNG's texts, and EXIF without orientation, preview, and
+    maker notes. A note names what cannot be written, for example because it is too long.
     """
     info, options, lost = image.info, dict[str, Any](), []
     if isinstance(image, TiffImageFile):
         if ExifTags.IFD.Exif in exif or ExifTags.IFD.GPSInfo in exif:
-            lost.append("camera's notes")
+            lost.append("camera data")
         for tag in exif.keys() - set(TIFF_TAGS):
             del exif[tag]
     exif.pop(ExifTags.Base.Orientation, None)
     if ExifTags.IFD.Exif in exif:
-        with suppress(Exception):  # damaged details raise all sorts of errors, and are left as they are
+        with suppress(Exception):  # damaged details raise all sorts of errors; they are left as they are
             details = exif.get_ifd(ExifTags.IFD.Exif)
-            details.pop(ExifTags.IFD.MakerNote, None)  # holds addresses, which would be wrong
+            details.pop(ExifTags.IFD.MakerNote, None)  # holds file offsets, which would be wrong
             details.pop(ExifTags.IFD.Interop, None)  # marks Adobe RGB
             if ExifTags.Base.ColorSpace in details:
                 details[ExifTags.Base.ColorSpace] = 1  # sRGB
@@ -96,7 +96,7 @@ def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> 
     if name == "PNG":
         options["pnginfo"] = PngInfo()
         for key, text in getattr(image, "text", {}).items():
-            if key != XMP_IN_PNG and not key.startswith("Raw profile"):  # which ImageMagick writes
+            if key != XMP_IN_PNG and not key.startswith("Raw profile"):  # ImageMagick's copy of EXIF, say
                 options["pnginfo"].add_text(key, text)
         if "xmp" in options:
             options["pnginfo"].add_itxt(XMP_IN_PNG, options.pop("xmp").decode(errors="replace"))
@@ -112,7 +112,7 @@ def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> 
 
 
 def photoshop_segment(resource: int, content: bytes) -> bytes:
-    """Make the segment of a JPEG in which Photoshop keeps a resource, see its file format specification."""
+    """Make the JPEG segment in which Photoshop keeps a resource (Adobe's Photoshop File Formats Specification)."""
     block = b"8BIM" + struct.pack(">HHI", resource, 0, len(content)) + content + b"\0" * (len(content) % 2)
     return b"\xff\xed" + struct.pack(">H", 2 + 14 + len(block)) + b"Photoshop 3.0\0" + block
 
@@ -133,7 +133,7 @@ def write(picture: Picture, path: Path) -> None:
 
 
 def deep_png(picture: Picture) -> bytes:
-    """Encode 16 bits, which Pillow cannot, and take the metadata from a pixel that Pillow encodes."""
+    """Encode 16 bits, which Pillow cannot; the metadata is copied from a one-pixel PNG that it encodes."""
     import imagecodecs
 
     pixel = io.BytesIO()

@@ -179,7 +179,7 @@ XMP = '<rdf tiff:Orientation="6">Ein Gemälde</rdf>'.encode()
 
 
 def everything() -> dict[str, Any]:
-    """Metadata about the picture, and some about how it was stored, which must not be kept."""
+    """Metadata about the picture, to be kept, and about how it was stored, to be dropped."""
     exif, loaded, texts = Image.Exif(), Image.Exif(), PngInfo()
     exif[0x010E], exif[0x013B], exif[0x0112] = "A painting", "A painter", 6
     exif[0x8769] = {0x9003: "2020:02:03 04:05:06", 0xA001: 65535, 0x927C: b"addresses"}  # date, color space, maker
@@ -198,7 +198,7 @@ def everything() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp", "deep.png", "deep.tif"])
-def test_what_is_said_about_a_picture_is_kept(name: str, ckpt: Path, tmp_path: Path) -> None:
+def test_what_metadata_says_about_a_picture_is_kept(name: str, ckpt: Path, tmp_path: Path) -> None:
     original, there = tmp_path / name, everything()
     if name == "deep.png":
         pixel = io.BytesIO()
@@ -231,7 +231,7 @@ def test_what_is_said_about_a_picture_is_kept(name: str, ckpt: Path, tmp_path: P
             assert result.info["xmp"] == b"<x>"
 
 
-def test_what_changed_on_reading_and_writing_is_said(
+def test_a_note_says_what_changed_in_reading_or_writing(
     ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gray = imagecodecs.cms_profile("gray", whitepoint=(0.3127, 0.3290), gamma=1.8)
@@ -397,7 +397,7 @@ def test_what_is_passed_over_is_counted(ckpt: Path, tmp_path: Path, capsys: pyte
     assert [path.name for path in run(ckpt, "in").iterdir()] == ["a.png"]
     assert capsys.readouterr().out == "1 colorized in 'out', 0 failed, 3 passed over (.dng, .heic files are not read)\n"
     run(ckpt, "in/c.dng", status=1)
-    assert "in/c.dng: .dng files are not read; save it as JPEG, PNG, or TIFF" in capsys.readouterr().err
+    assert "in/c.dng: .dng files are not read; save this one as JPEG, PNG, or TIFF" in capsys.readouterr().err
 
 
 NO_IMAGE = "no image in empty: no file there ends in .apng, .avif"
@@ -438,7 +438,7 @@ def test_nothing_begins_that_would_lose_something(
 
 
 @pytest.mark.parametrize("blocked", ["out", "out/sub"])
-def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_computed(
+def test_an_unwritable_folder_is_named_before_anything_is_computed(
     blocked: str, ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path / "in" / "a.png")
@@ -447,7 +447,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_anything_is_computed
     (tmp_path / blocked).write_text("a file where a folder should be")
     run(ckpt, "in", status=2)
     said, errors = capsys.readouterr()
-    assert (said, errors) == ("", f"error: cannot write to '{blocked}': File exists. Choose another --out.\n")
+    assert (said, errors) == ("", f"error: cannot write to '{blocked}': File exists. Choose a different --out.\n")
     assert not list(tmp_path.glob("out/*.png"))
 
 
@@ -502,7 +502,7 @@ def test_other_files_are_refused_as_checkpoints(tmp_path: Path, capsys: pytest.C
     assert not Path("unsafe").exists()
 
 
-def test_a_name_cannot_write_to_the_terminal(ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_cannot_control_the_terminal(ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a\n2 colorized in 'out', 0 failed\x1b[2K.png").write_text("no image")
     save(tmp_path / "in" / "b\r.tif", save_all=True, append_images=[Image.new("L", (8, 8))])

@@ -61,7 +61,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(fruits: Path) -> None:
 
 
 class Batches(Callback):
-    """Keeps the training batches, and the files that they are said to come from."""
+    """Keeps the training batches, and the names of their files."""
 
     def __init__(self) -> None:
         self.images: list[Tensor] = []

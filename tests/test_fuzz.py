@@ -1,4 +1,4 @@
-"""Two thousand damaged images: each is read, or refused for a reason, by training and use alike."""
+"""Thousands of damaged images, each of which training and use both read, or both refuse for the same reason."""
 
 import collections
 import faulthandler
@@ -45,7 +45,7 @@ def deep_tiff(**options: Any) -> bytes:
 
 
 def whole_files() -> dict[str, bytes]:
-    """An image in each format, with all that the format can hold."""
+    """Return an image in each format, with much of what the format can hold."""
     profile = imagecodecs.cms_profile(
         "rgb", whitepoint=(0.3127, 0.3290), primaries=(0.64, 0.33, 0.21, 0.71, 0.15, 0.06), gamma=2.2
     )
@@ -83,7 +83,7 @@ def damage(content: bytes, name: str, chance: random.Random) -> bytes:
             file[chance.randrange(len(file))] = chance.randrange(256)
         return bytes(file)
     extreme = chance.choice(EXTREMES)
-    if name.endswith("tif"):  # the kind, number or place of an entry's values
+    if name.endswith("tif"):  # the type, count, or offset of a tag's values
         (start,) = struct.unpack_from("<I", file, 4)
         entry = start + 2 + 12 * chance.randrange(*struct.unpack_from("<H", file, start))
         kind, at = chance.choice((("<H", 2), ("<I", 4), ("<I", 8)))
@@ -122,7 +122,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def judge(path: Path) -> tuple[str, str, float]:
-    """Return why a file cannot be used and trained on, or nothing, and how far the pixels differ."""
+    """Return why use and training refuse a file, empty if they read it, and how much the pixels differ."""
     said, results = list[str](), list[Any]()
     for reader in (lambda: read(path), lambda: read_square(path.read_bytes(), SIZE)):
         try:
@@ -152,7 +152,7 @@ def main(folder: Path) -> None:
         faulthandler.cancel_dump_traceback_later()
         if "pixels, needs 8 x 8" in trained:  # only training refuses what is small
             verdicts["small"] += 1
-        elif used != trained or difference > 3:  # one turns before it scales, the other after
+        elif used != trained or difference > 3:  # read turns before scaling, read_square after
             disagree.append((path.name, used, trained, difference))
         else:
             verdicts["refused" if used else "read"] += 1
@@ -172,7 +172,7 @@ def test_damaged_files_are_judged_alike_by_training_and_use(tmp_path: Path) -> N
     print(found)
     assert found["disagree"] == []
     assert sum(found["verdicts"].values()) == NUM_FILES
-    assert min(found["verdicts"]["read"], found["verdicts"]["refused"]) > NUM_FILES / 4  # it tries both
+    assert min(found["verdicts"]["read"], found["verdicts"]["refused"]) > NUM_FILES / 4  # both happen often
     assert found["megabytes"] < 1000
 
 

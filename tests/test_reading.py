@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {  # how each is written, 
 
 
 def both(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Return what use and training make of an image, from 0 to 1 and on white, and the notes, which are the same."""
+    """Return the pixels for use and for training, from 0 to 1 and on white, and the notes, which both share."""
     path.write_bytes(content)
     picture, (square, notes) = read(path), read_square(content, SIZE)
     assert {name: note for name, note in picture.notes.items() if name != "lost"} == notes
@@ -137,9 +137,9 @@ def test_training_and_use_refuse_a_file_for_the_same_reason(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["a.heic", "a.DNG", "a.svg"])
-def test_a_kind_that_is_not_read_is_refused_unopened(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(tiff(bits(COLOR, 8), "rgb"))  # as a raw file has a preview that would open
-    with pytest.raises(ValueError, match="files are not read; save it as JPEG, PNG, or TIFF"):
+def test_formats_that_are_not_read_are_refused_unopened(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(tiff(bits(COLOR, 8), "rgb"))  # like the preview in a raw file, it would open
+    with pytest.raises(ValueError, match="files are not read; save this one as JPEG, PNG, or TIFF"):
         read(tmp_path / name)
 
 
@@ -147,29 +147,29 @@ def test_the_largest_page_of_a_tiff_is_read(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as pages:
         pages.write(bits(COLOR[::4, ::4], 8), photometric="rgb", iccprofile=GAMMA_1)  # a preview, with a profile
-        pages.write(np.zeros((50, 50), np.complex64))  # no image
+        pages.write(np.zeros((50, 50), np.complex64))  # not an image
         pages.write(bits(COLOR, 16), photometric="rgb")
-        pages.write(bits(1 - COLOR, 8), photometric="rgb")  # as large
+        pages.write(bits(1 - COLOR, 8), photometric="rgb")  # just as large
     used, trained, notes = both(file.getvalue(), tmp_path / "pages.tif")
     assert notes == {"page": "only page 3 of 4, the largest"}
     assert max(np.abs(used - COLOR).max(), np.abs(trained - COLOR).max()) < 0.6 / 255
 
 
-def test_a_damaged_page_does_not_cost_the_others(tmp_path: Path) -> None:
+def test_pages_before_a_damaged_one_are_read(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as pages:
         for _ in range(2):
             pages.write(bits(COLOR, 8), photometric="rgb")
     content = bytearray(file.getvalue())
     (start,) = struct.unpack_from("<I", content, 4)
-    following = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]  # where the next page's place stands
+    following = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]  # where the next page's offset is stored
     struct.pack_into("<I", content, following, len(content) - 1)
     used, trained, _ = both(bytes(content), tmp_path / "pages.tif")
     assert max(np.abs(used - COLOR).max(), np.abs(trained - COLOR).max()) < 0.6 / 255
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_read(name: str, tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read(name: str, tmp_path: Path) -> None:
     others = [Image.fromarray(bits(ramp, 8)).convert("RGB") for ramp in (1 - RAMP, RAMP.T)]
     frames = pillow(bits(RAMP, 8), name, "RGB", save_all=True, append_images=others, lossless=True)
     used, _, notes = both(frames, tmp_path / "moving")
@@ -177,7 +177,7 @@ def test_of_an_animation_the_first_frame_is_read(name: str, tmp_path: Path) -> N
     assert np.abs(used - RAMP[..., None]).max() < 2 / 255
 
 
-def test_a_photograph_with_extras_is_read_without_ado(tmp_path: Path) -> None:
+def test_a_photograph_with_extras_gets_no_note(tmp_path: Path) -> None:
     photograph = pillow(bits(COLOR, 8), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], quality=100)
     assert both(photograph, tmp_path / "a.jpg")[2] == {}
 
@@ -214,7 +214,7 @@ def gray_profile(gamma: float) -> bytes:
 
 
 def cmyk_profile() -> bytes:
-    """Four inks that each take a share of the light, by ICC.1:2001-04: a table of the colors of their 16 mixtures."""
+    """Make a profile for four inks from a table of their 16 mixtures (ICC.1:2001-04)."""
     mixtures = np.array(list(np.ndindex(2, 2, 2, 2)))
     lightness = 100 * (1 - mixtures[:, 3]) * (1 - mixtures[:, :3].sum(axis=1) / 3)
     lab = np.stack([lightness * 2.55, *[np.full(16, 128.0)] * 2], axis=-1).round().astype(np.uint8)
@@ -231,14 +231,14 @@ def cmyk_profile() -> bytes:
 
 
 def adobe_exif() -> Image.Exif:
-    """How a camera says Adobe RGB: by no profile, but by two letters and a digit."""
+    """Mark Adobe RGB as cameras do: with three characters instead of a profile."""
     exif = Image.Exif()
     exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
     return exif
 
 
 def chroma(colors: np.ndarray, gamma: float) -> bytes:
-    """A PNG that says its primaries and gamma in chunks, not in a profile."""
+    """Make a PNG that gives its primaries and gamma in chunks, not in a profile."""
     content = pillow(bits(encode(colors, ADOBE_RGB, gamma), 8), "PNG")
     numbers = [round(100_000 * number) for number in (*WHITE, *ADOBE_RGB)]
     content = with_chunk(content, b"cHRM", struct.pack(">8I", *numbers))
@@ -308,7 +308,7 @@ def test_colors_with_a_profile_are_converted_to_srgb(name: str, tmp_path: Path) 
 
 WHOLE = pillow(bits(COLOR, 8), "PNG")
 BOMB = b"XML:com.adobe.xmp\0\x01\0\0\0" + zlib.compress(bytes(70_000_000))
-DAMAGED = {  # PNGs whose metadata is too much, or damaged
+DAMAGED = {  # PNGs whose metadata is too large or damaged
     "2 MB of text": with_chunk(WHOLE, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + bytes(2_000_000)),
     "2 MB of profile": pillow(bits(COLOR, 8), "PNG", icc_profile=imagecodecs.cms_profile("srgb") + bytes(2_000_000)),
     "a bomb of text": with_chunk(WHOLE, b"iTXt", BOMB),
@@ -317,19 +317,19 @@ DAMAGED = {  # PNGs whose metadata is too much, or damaged
     "a wrong checksum": with_chunk(WHOLE, b"tEXt", b"Title\0A painting", checksum=0),
     "a short resolution": with_chunk(WHOLE, b"pHYs", b"\0"),
     "a profile compressed by an unknown method": with_chunk(WHOLE, b"iCCP", b"a\0\x07"),
-    "a profile that is none": pillow(bits(COLOR, 8), "PNG", icc_profile=bytes(200)),
+    "an invalid profile": pillow(bits(COLOR, 8), "PNG", icc_profile=bytes(200)),
     "gray's profile": pillow(bits(COLOR, 8), "PNG", icc_profile=gray_profile(1.8)),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_metadata_does_not_cost_the_picture(what: str, tmp_path: Path) -> None:
+def test_a_picture_is_read_despite_bad_metadata(what: str, tmp_path: Path) -> None:
     used, trained, notes = both(DAMAGED[what], tmp_path / "a.png")
     assert max(np.abs(used - COLOR).max(), np.abs(trained - COLOR).max()) <= 0.6 / 255
     assert list(notes) == ([] if what[0] == "2" else ["damage"])
 
 
-def test_a_profile_outlives_other_metadata(tmp_path: Path) -> None:
+def test_a_profile_is_used_despite_other_bad_metadata(tmp_path: Path) -> None:
     written, expected = PROFILES["Adobe RGB.png"]
     used, _, notes = both(with_chunk(written(), b"iTXt", BOMB), tmp_path / "a.png")
     assert (np.abs(used - expected).max() < 2.5 / 255, list(notes)) == (True, ["damage", "profile"])

@@ -34,7 +34,7 @@ def manifest(root: Path) -> dict[str, Entry]:
     return {entry.path: entry for entry in read_manifest(open_store(root, 16, None).folder)}
 
 
-def test_a_name_that_a_file_system_just_allows_will_do(tmp_path: Path) -> None:
+def test_the_longest_name_that_a_file_system_allows_works(tmp_path: Path) -> None:
     root = tmp_path / ("画" * 85)  # 255 bytes
     save(root / "a.png", np.full((16, 16, 3), 100, np.uint8))
     assert open_store(root, 16, None).folder == open_store(root, 16, None).folder
@@ -191,7 +191,7 @@ def test_what_was_changed_or_passed_over_is_counted_and_named(tmp_path: Path) ->
     pages = [Image.fromarray(GRADIENT).resize((40, 40))]
     save(tmp_path / "in" / "pages.tif", save_all=True, append_images=pages)
     whole = save(tmp_path / "in" / "whole.png", dpi=(72, 72)).read_bytes()
-    (tmp_path / "in" / "damaged.png").write_bytes(whole.replace(b"pHYs", b"pHYS"))  # its checksum no longer fits
+    (tmp_path / "in" / "damaged.png").write_bytes(whole.replace(b"pHYs", b"pHYS"))  # its checksum no longer matches
     (tmp_path / "in" / "a.heic").write_bytes(whole)
     store = open_store(tmp_path / "in", 16, None)
     assert {finding: sum(parts.values()) for finding, parts in store.counts.items() if finding != "colorless"} == {
@@ -201,10 +201,10 @@ def test_what_was_changed_or_passed_over_is_counted_and_named(tmp_path: Path) ->
         "damage": 1,
         "passed over": 1,
     }
-    assert "1  left out: of a kind that is not read" in store.summary()
+    assert "1  left out: in a format that is not read" in store.summary()
     findings = dict(line.split(maxsplit=1) for line in store.findings() if not line.startswith("colorless"))
     assert findings == {
-        "passed": "over a.heic  (.heic files are not read; save it as JPEG, PNG, or TIFF)",
+        "passed": "over a.heic  (.heic files are not read; save this one as JPEG, PNG, or TIFF)",
         "damage": "damaged.png  (read without its damaged metadata)",
         "profile": "linear.png  (converted to sRGB from gray built-in)",
         "page": "pages.tif  (only page 2 of 2, the largest)",
