@@ -49,7 +49,7 @@ class StrictParser(LightningArgumentParser):
         args = sys.argv[1:] if args is None else list(args)
         for arg in args:
             if not arg.isascii() and any("\ud800" <= char <= "\udfff" for char in arg):
-                self.error(f"{arg}: not {sys.getfilesystemencoding()}, so no config can hold it; rename it")
+                self.error(f"{arg}: not valid {sys.getfilesystemencoding()}, which a config cannot hold; rename it")
         if self._subcommands_action and args:
             self._choose(args[0], self._subcommands_action.choices)
         else:
@@ -154,7 +154,7 @@ class StrictParser(LightningArgumentParser):
 
 
 def expanded(value: Any) -> Any:
-    """Expand ``~`` in whatever begins with it: neither YAML nor the shell, after ``--key=``, does."""
+    """Expand a leading ``~`` in every value: YAML does not, nor does the shell after ``--key=``."""
     if isinstance(value, str | Path):
         return type(value)(os.path.expanduser(value))
     if isinstance(value, list):

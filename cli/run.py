@@ -51,7 +51,7 @@ class PigmentCLI(LightningCLI):
     The config's ``trainer.default_root_dir`` holds all runs; each run's Trainer gets a folder in it.
 
     Attributes:
-        run_folder: ``<trainer.default_root_dir>/<run id>``, or the folder in which a resumed run's checkpoint lies.
+        run_folder: ``<trainer.default_root_dir>/<run id>``, or the folder of the run that is resumed.
     """
 
     def __init__(self, command: Command, args: ArgsType = None) -> None:
@@ -138,7 +138,7 @@ class PigmentCLI(LightningCLI):
         if self.subcommand == "fit" and "run_id" in checkpoint:
             self.run_id = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
             self.run_folder = folder or self.run_folder.with_name(self.run_id)
-            where = "" if folder else f". It lies in no run's folder, so the run goes on in {self.run_folder}"
+            where = "" if folder else f", which is in no run's folder; the run goes on in {self.run_folder}"
             rank_zero_info(shown(f"Resuming: from {config.ckpt_path}{where}"))
         remedy = " Name another checkpoint"
         if folder:
@@ -174,7 +174,7 @@ class PigmentCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:  # constructors check what the config says; jsonargparse wraps what they raise
             self.parser.error(str(error.__cause__ or error))
-        except (MisconfigurationException, ImportError) as error:  # of a strategy, say, that is not installed
+        except (MisconfigurationException, ImportError) as error:  # a strategy is not installed, say
             trainer = self.config[self.subcommand].trainer
             self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
         if self.subcommand == "fit":
@@ -253,7 +253,7 @@ class PigmentCLI(LightningCLI):
 
 
 def folder_of_run(checkpoint: Path) -> Path | None:
-    """Return the folder of the run in which a checkpoint lies, or the checkpoint that it links to, if it is in one."""
+    """Return the folder of the run that a checkpoint, or the file it links to, is in; None if it is in none."""
     if checkpoint.is_symlink() or checkpoint.parent.name != "checkpoints" or len(checkpoint.parts) < 3:
         checkpoint = checkpoint.resolve()
     folder = checkpoint.parent.parent
@@ -277,7 +277,7 @@ def in_plain_words() -> Iterator[None]:
         yield
     except BackendCompilerFailed as error:
         raise PigmentError(f"cannot compile: {error.inner_exception}. Fix that, or set compile to false.") from error
-    except MisconfigurationException as error:  # Lightning's word for a setting that does not fit
+    except MisconfigurationException as error:  # Lightning refuses a setting
         raise PigmentError(reason(error)) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):

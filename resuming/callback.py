@@ -43,7 +43,7 @@ MAX_SHARE = 1 / 30  # the largest share of the time that saving between epochs m
 class SaveLast(Checkpoint):
     """Keep ``checkpoints/last.ckpt``: after epochs, now and then within one, at the end, and on SIGTERM or SIGINT.
 
-    The end may lie within an epoch, if ``max_steps``, ``max_time``, or a callback stops the run there.
+    A run may end within an epoch, if ``max_steps``, ``max_time``, or a callback stops it there.
 
     After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. When
     the next one starts, nothing is saved if that would take more than 1/30 of the time since the last checkpoint.
@@ -179,12 +179,12 @@ class ResumeExactly(Callback):
     checkpoint left off. Checkpoints also get what Lightning leaves out: the run's id, and the epoch's means so far of a
     :class:`epoch_means.LogsMeans`.
 
-    A stop within an epoch leaves it open. After EarlyStopping has ended a run, only more patience makes it go on.
+    If a run stops within an epoch, the epoch stays open. A run that EarlyStopping ended needs more patience to go on.
     """
 
     def __init__(self) -> None:
         self.epoch_sums: dict[str, Tensor] = {}  # from a checkpoint, until they are restored
-        self.run_id: str | None = None  # from a checkpoint, whose run keeps its id though its folder may be renamed
+        self.run_id: str | None = None  # from a checkpoint; the folder's name may have changed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         leave_epochs_open(trainer)
@@ -192,10 +192,10 @@ class ResumeExactly(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for early in trainer.early_stopping_callbacks:
             if 0 < early.wait_count >= early.patience:
-                trainer.should_stop = True  # as when this was saved
+                trainer.should_stop = True  # as it was when the checkpoint was saved
                 rank_zero_info(
-                    f"EarlyStopping has ended this run: {early.monitor} no longer improved. "
-                    f"To go on, give it a patience over {early.wait_count}."
+                    f"EarlyStopping ended this run because {early.monitor} stopped improving. "
+                    f"To go on, set its patience to more than {early.wait_count}."
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -242,7 +242,7 @@ class ResumeExactly(Callback):
             data.begin_at(*place_in_epoch(checkpoint))
         for early in trainer.early_stopping_callbacks:
             if state := checkpoint["callbacks"].get(early.state_key):
-                state["patience"] = early.patience  # which Lightning would replace with the checkpoint's
+                state["patience"] = early.patience  # otherwise Lightning restores the checkpoint's
         self.epoch_sums = {
             name: sums
             for name, sums in checkpoint.get("epoch_sums", {}).items()

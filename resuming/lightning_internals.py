@@ -73,7 +73,7 @@ def take_over_signals(trainer: Trainer) -> None:
 
 
 class FitLoop(_FitLoop):
-    """Leaves an epoch open if it was stopped before its last batch; Lightning would log its means, and count it."""
+    """Leaves an epoch open if it stopped before its last batch; Lightning would log its means and count it as done."""
 
     @_FitLoop.restarting.setter
     def restarting(self, restarting: bool) -> None:  # under max_steps, Lightning would go on within a finished epoch
@@ -88,7 +88,7 @@ class FitLoop(_FitLoop):
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Stops and resumes only between two steps, without a validation that an uninterrupted run would not have."""
+    """Stops and resumes only between optimizer steps, and adds no validation."""
 
     @property
     def done(self) -> bool:
@@ -102,14 +102,14 @@ class EpochLoop(_TrainingEpochLoop):
         super().advance(data_fetcher)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        should_stop, self.trainer.should_stop = self.trainer.should_stop, False  # which would validate out of turn
+        should_stop, self.trainer.should_stop = self.trainer.should_stop, False  # else it adds a validation
         is_due = super()._should_check_val_fx(data_fetcher)
         self.trainer.should_stop = should_stop
         return is_due
 
 
 def leave_epochs_open(trainer: Trainer) -> None:
-    """Make a stop within an epoch, by ``max_steps``, ``max_time`` or a callback, one that a run can resume from."""
+    """Let a run resume within an epoch if ``max_steps``, ``max_time``, or a callback stopped it there."""
     trainer.fit_loop.__class__ = FitLoop
     trainer.fit_loop.epoch_loop.__class__ = EpochLoop
 
@@ -211,7 +211,7 @@ class SaveBest(ModelCheckpoint):
                     trainer.strategy.save_checkpoint(checkpoint, path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Find the best again if the run's folder was moved, or is named from another folder: Lightning forgets it."""
+        """Find the best again if the path of the run's folder has changed; Lightning would forget it."""
 
         def moved(path: str) -> str:
             return path and str(Path(self.dirpath or "", Path(path).name))

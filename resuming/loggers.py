@@ -134,9 +134,9 @@ def go_offline_if_necessary() -> str | None:
     )
     try:
         mode = wandb.setup(settings).settings.mode
-    except ValueError as error:  # pydantic's, whose second and third lines say which setting and why
+    except ValueError as error:  # pydantic's; its second and third lines name the setting and the reason
         what = ": ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise PigmentError(f"W&B refuses a setting, from a variable WANDB_... or its settings file: {what}") from error
+        raise PigmentError(f"W&B refuses a setting from a WANDB_... variable or its settings file: {what}") from error
     try:
         # without prompt=False it asks on a terminal; it waits 10 s for the server
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
@@ -159,7 +159,7 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def number(text: str) -> float | str:
-    """Return the number that a text spells, or the text."""
+    """Return a text as a number if it is one."""
     try:
         return float(text)
     except ValueError:

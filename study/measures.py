@@ -87,7 +87,7 @@ def summarize(several: list[Tested]) -> dict[str, Figure]:
     for name in values[0]:
         if all(name in of for of in values):
             numbers = [of[name] for of in values]
-            # statistics.stdev stops at an infinite number
+            # statistics.stdev fails if a number is infinite
             deviation = torch.tensor(numbers, dtype=torch.float64).std().item() if len(numbers) > 1 else 0.0
             figures[name] = Figure(statistics.mean(numbers), deviation, len(numbers))
     return figures

@@ -14,7 +14,7 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
-# data settings that do not affect the model, or, like root, not as they are written; only older runs have on_device
+# data settings that do not affect the model, except root, which ``kept`` compares; only older runs have on_device
 HOW_READ = ("root", "num_workers", "on_device", "list_files")
 Curve = list[tuple[int, float]]  # (epoch, value)
 
@@ -99,7 +99,7 @@ class Run:
 
 
 def kept(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a run keeps when it resumes, however a config spells them."""
+    """Return the settings that a run must keep to resume, with one spelling for each."""
     data = config["data"]["init_args"]
     images = {"data": class_name(config["data"]), "root": located(data.get("root")), "size": data.get("size")}
     return {**model_of(config), **images}
@@ -110,11 +110,11 @@ def model_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def class_name(section: dict[str, Any]) -> str:
-    return section["class_path"].rpartition(".")[2]  # a package also offers the classes of its modules
+    return section["class_path"].rpartition(".")[2]  # a package and its module both offer the class
 
 
 def located(root: str | None) -> str | None:
-    """Return where a folder of images lies, however its path is written; other roots have no place yet."""
+    """Return the one real path of a folder of images; demo and Kaggle roots stay as they are."""
     if root is None or root.startswith("kaggle:"):
         return root
     return os.path.realpath(os.path.expanduser(root))

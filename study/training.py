@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
     run: Run
     num_epochs: int
-    settings: dict[str, Any]  # which a run already begun must share
+    settings: dict[str, Any]  # a run that has begun must share them
     arguments: list[str]  # for train.py
 
 
@@ -125,13 +125,13 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
 
 
 def as_parsed(arguments: list[str]) -> dict[str, Any]:
-    """Return the model and data that train.py gets from its arguments, or exit as it does if they are wrong."""
+    """Parse the model and data as train.py does, or exit as it does if an argument is wrong."""
     return train_parser().parse_args(arguments).as_dict()
 
 
 @cache
 def train_parser() -> StrictParser:
-    """Return a parser like train.py's, but fast: whatever concerns neither model nor data, it takes as it comes."""
+    """Return a faster parser than train.py's, which checks only model and data."""
     parser = StrictParser()
     parser.add_argument("--config", action=ActionConfigFile)
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
@@ -154,7 +154,7 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
         begun = kept(run.config)
         for name, value in task.settings.items():
             if begun.get(name, value) != value:
-                raise PigmentError(f"begun with {name} {begun[name]}, not {value}; choose another folder with --out")
+                raise PigmentError(f"begun with {name} {begun[name]}, not {value}; choose a different --out")
     if shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)

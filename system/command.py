@@ -1,4 +1,4 @@
-"""How every command begins and ends: whatever goes wrong is one or two lines on stderr and an exit status."""
+"""How every command begins and ends: an error becomes one or two lines on stderr and an exit status."""
 
 import io
 import os
@@ -12,16 +12,15 @@ from typing import Self
 
 from system.errors import PigmentError, reason, shown
 
-SHOW = "PIGMENT_TRACEBACK"  # environment variable; if set, Python shows the traceback of a fault
+SHOW = "PIGMENT_TRACEBACK"  # environment variable; if set, an unexpected error shows its traceback
 
 
 class Command:
-    """A block that ends without a traceback: an exception becomes a line on stderr, and ``status`` says how it ended.
+    """A block that ends without a traceback: an error becomes one or two lines on stderr and an exit status.
 
     Attributes:
-        status: 0, or the exit status of what went wrong: 2 for what somebody can do something about, 1 for a fault of
-            the program, 130 for Ctrl-C.
-        folder: where the traceback of a fault is kept, if it exists; otherwise in the system's temporary folder.
+        status: 0; 2 for an error that the user can do something about, 1 for an unexpected one, 130 for Ctrl-C.
+        folder: gets the traceback of an unexpected error; if it does not exist, the system's temporary folder does.
     """
 
     status = 0
@@ -30,7 +29,7 @@ class Command:
     def __enter__(self) -> Self:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a terminal in ASCII must not end a run
+                stream.reconfigure(errors="backslashreplace")  # printing to an ASCII terminal must not end a run
         return self
 
     def __exit__(
@@ -49,7 +48,7 @@ class Command:
         else:
             self.status = 1
             print(f"error: {type(error).__name__}: {shown(reason(error))}", file=sys.stderr)
-            print(f"  Nobody foresaw this. {self._keep(error)}", file=sys.stderr)
+            print(f"  This error is unexpected. {self._keep(error)}", file=sys.stderr)
         return True
 
     def _keep(self, error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""Forget settings that commands inherit but that were meant for others. Import this before anything else.
+"""Drop inherited settings that were meant for other programs. Import this before Lightning.
 
 A notebook passes its own Matplotlib backend to the commands that it starts. If their Python does not have that backend,
 Matplotlib cannot be imported. Commands draw charts only to files, so they need no backend.
 
-Under ``PYTHONWARNINGS=error``, which a CI exports for its own code, other libraries' warnings would end every command.
+Under ``PYTHONWARNINGS=error``, which a CI may set for its own code, a warning from any library would end a command.
 """
 
 import os

@@ -26,10 +26,10 @@ def reason(error: BaseException) -> str:
 
 
 def shown(text: object) -> str:
-    """Return a text for the terminal, on one line: what it cannot show, or would obey, is escaped as in ``repr``.
+    """Return a text as one line for the terminal, with unprintable characters escaped as in ``repr``.
 
-    A file's name may hold anything: a newline that fakes a line of ours, a code that moves the cursor, or bytes that
-    are no text.
+    A file's name may hold anything: a newline that fakes one of our lines, a code that moves the cursor, or bytes that
+    are not text.
     """
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 

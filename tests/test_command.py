@@ -30,7 +30,7 @@ def run(error: BaseException | None, folder: Path | None = None) -> int:
         (OSError(errno.EROFS, "Read-only", NAME), 2, f"error: '{ESCAPED}' cannot be used: Read-only\n"),
     ],
 )
-def test_what_went_wrong_is_a_line_and_a_status(
+def test_an_error_becomes_a_line_and_a_status(
     error: BaseException | None, status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(error) == status
@@ -38,7 +38,7 @@ def test_what_went_wrong_is_a_line_and_a_status(
 
 
 @pytest.mark.parametrize("error", [KeyError(NAME), OSError("a socket"), RecursionError()])
-def test_what_nobody_foresaw_leaves_its_traceback_in_the_folder(
+def test_an_unexpected_error_leaves_its_traceback_in_the_folder(
     error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIGMENT_TRACEBACK")
@@ -46,7 +46,7 @@ def test_what_nobody_foresaw_leaves_its_traceback_in_the_folder(
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"error: {type(error).__name__}: ")
     (kept,) = tmp_path.iterdir()
-    assert second == f"  Nobody foresaw this. Its traceback is in {kept}; PIGMENT_TRACEBACK=1 shows it."
+    assert second == f"  This error is unexpected. Its traceback is in {kept}; PIGMENT_TRACEBACK=1 shows it."
     assert "in run\n    raise error\n" in kept.read_text()
     monkeypatch.setenv("PIGMENT_TRACEBACK", "1")
     with pytest.raises(type(error)):
@@ -63,7 +63,7 @@ def test_without_a_folder_the_traceback_is_in_a_temporary_file(
     assert str(kept) in capsys.readouterr().err
 
 
-def test_a_terminal_without_unicode_gets_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ascii_terminal_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, "ascii", write_through=True))
     with Command():

@@ -278,10 +278,10 @@ def test_config_that_does_not_exist(refused: Refused) -> None:
     assert refused("-c", "tooy.yaml") == answer
 
 
-def test_what_no_config_can_hold_is_refused(refused: Refused) -> None:
+def test_an_argument_that_is_not_text_is_refused(refused: Refused) -> None:
     assert (
         refused("--data.root=x\udcff")
-        == "error: --data.root=x\\udcff: not utf-8, so no config can hold it; rename it\n"
+        == "error: --data.root=x\\udcff: not valid utf-8, which a config cannot hold; rename it\n"
     )
 
 

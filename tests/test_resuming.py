@@ -258,7 +258,7 @@ def test_a_run_that_stops_within_an_epoch_says_how_to_go_on(fruits: Path, caplog
 
 
 def impatient(patience: int) -> str:
-    """Stop unless the loss has fallen by more than it can."""
+    """Stop after ``patience`` validations: no loss falls by as much as this asks for."""
     settings = f"{{monitor: val/loss, min_delta: 9, patience: {patience}}}"
     return f"--trainer.callbacks+={{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {settings}}}"
 
@@ -273,10 +273,10 @@ def test_after_early_stopping_a_run_goes_on_only_with_more_patience(
     main([*arguments, impatient(100)])
     arguments += ["--trainer.default_root_dir=stopped", GO_ON]
     assert [main([*arguments, impatient(1)]).trainer.global_step for _ in range(2)] == [steps, steps]
-    said = "EarlyStopping has ended this run: val/loss no longer improved. To go on, give it a patience over 1."
+    said = "EarlyStopping ended this run because val/loss stopped improving. To go on, set its patience to more than 1."
     assert caplog.messages.count(said) == 1
     main([*arguments, impatient(100)])
-    assert_same(only("stopped"), expected=only("runs"), apart_from="stop")  # EarlyStopping notes that it has stopped
+    assert_same(only("stopped"), expected=only("runs"), apart_from="stop")  # EarlyStopping saves when it stopped
 
 
 def test_a_grad_scaler_goes_on_where_a_kill_left_it(fruits: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
 
 
 class LogOddly(Callback):
-    """Log what a page has no use for, and what it cannot compute with."""
+    """Log what a study page cannot draw or compute with."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("epoch", float(trainer.current_epoch))  # where others log a whole number

@@ -185,9 +185,7 @@ def test_a_finished_run_goes_on_if_it_is_given_more_epochs(fruits: Path) -> None
     assert resumed.trainer.global_step == 12
 
 
-def test_home_is_expanded_wherever_a_path_comes_in(
-    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_home_is_expanded_in_every_path(fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     fruits.rename(home / "fruits")
@@ -244,17 +242,15 @@ def test_a_checkpoint_may_be_named_from_its_own_folder(fruits: Path, monkeypatch
     assert {path.name for path in Path().iterdir()} == {"best-epoch001.ckpt", "last.ckpt"}
 
 
-def test_a_checkpoint_that_was_copied_out_of_its_run_goes_on_under_its_id(
-    fruits: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_copied_out_of_its_run_keeps_the_run_id(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
     for copy in (Path("copy.ckpt"), Path("checkpoints/last.ckpt")):  # not every folder of this name is a run's
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(first.run_folder / "checkpoints" / "last.ckpt", copy)
         resumed = main(tiny("fit", fruits, f"--ckpt_path={copy}", f"--trainer.default_root_dir={copy.stem}"))
         assert resumed.run_folder == Path(copy.stem, first.run_folder.name)
-        where = f"It lies in no run's folder, so the run goes on in {resumed.run_folder}"
-        assert f"Resuming: from {copy}. {where}" in caplog.messages
+        where = f"which is in no run's folder; the run goes on in {resumed.run_folder}"
+        assert f"Resuming: from {copy}, {where}" in caplog.messages
     assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0"]
 
 
@@ -303,8 +299,8 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert "file/runs' cannot be used: Not a directory" in refused("fit", *no_runs)
     monkeypatch.setenv("PIGMENT_CACHE", "file/cache")
     said = refused("fit", "--data.init_args.size=20")  # not in the cache yet
-    assert said == "error: the cache folder 'file/cache' cannot be written: Not a directory. " + (
-        "Set PIGMENT_CACHE to one that can."
+    assert said == "error: cannot write to the cache folder 'file/cache': Not a directory. " + (
+        "Set PIGMENT_CACHE to a different one."
     )
 
 
@@ -326,11 +322,11 @@ def test_a_setting_that_weights_and_biases_refuses_is_named(
     variable: str, said: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(*variable.split("="))
-    assert f"WANDB_... or its settings file: {said}" in refused("fit")
+    assert f"WANDB_... variable or its settings file: {said}" in refused("fit")
 
 
-def test_the_environment_of_others_ends_no_run(fruits: Path) -> None:
-    """A CI makes warnings errors; a bare terminal has no Unicode."""
+def test_an_inherited_environment_ends_no_run(fruits: Path) -> None:
+    """A CI may turn warnings into errors, and a bare terminal may lack Unicode."""
     env = os.environ | {"PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
     arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.default_root_dir=Früchte")
     done = subprocess.run([sys.executable, train.__file__, *arguments], env=env, capture_output=True, text=True)

@@ -52,7 +52,7 @@ def test_sample_draws_what_the_model_samples(vae_run: PigmentCLI) -> None:
         assert_alike(found.reshape(24, 16, 16, 3)[:20], as_cells(vae_run.model.sample(*arguments)))
 
 
-def test_names_are_expanded_and_shown_escaped(
+def test_home_is_expanded_and_odd_names_are_escaped(
     vae_run: PigmentCLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

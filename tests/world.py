@@ -26,7 +26,7 @@ def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PIGMENT_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("PIGMENT_TRACEBACK", "1")  # a test that fails shows what nobody foresaw
+    monkeypatch.setenv("PIGMENT_TRACEBACK", "1")  # a failing test shows an unexpected error
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_SILENT", "true")
     torch.set_num_threads(1)
