@@ -80,6 +80,9 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
                     passed_over.append(path / name)
                 else:
                     outputs.setdefault(path / name, output if keeps_name(output) else output.with_suffix(".png"))
+    if not outputs and passed_over:
+        kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
+        raise PigmentError(f"nothing to colorize in {', '.join(paths)}: {kinds} files are not read")
     if not outputs:
         raise PigmentError(f"no image in {', '.join(paths)}: no file there ends in {', '.join(sorted(SUFFIXES))}")
     originals, sources = {os.path.realpath(image) for image in outputs}, dict[Path, Path]()

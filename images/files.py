@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 SUFFIXES = frozenset({
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pcx",
-    ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".avifs", ".bmp", ".bw", ".dib", ".gif", ".icb", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+    ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi",
+    ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp",
 })  # fmt: skip
 PASSED_OVER = frozenset({  # images too, but in formats that are not read
-    ".3fr", ".ai", ".arw", ".cr2", ".cr3", ".cur", ".djvu", ".dng", ".emf", ".eps", ".erf", ".exr", ".hdr", ".heic",
-    ".heif", ".icns", ".ico", ".jxl", ".kdc", ".nef", ".orf", ".pdf", ".pef", ".raf", ".raw", ".rw2", ".srw", ".svg",
-    ".svgz", ".wmf", ".x3f", ".xcf",
+    ".3fr", ".ai", ".arw", ".cr2", ".cr3", ".cur", ".dcr", ".dds", ".djvu", ".dng", ".emf", ".eps", ".erf", ".exr",
+    ".fff", ".hdr", ".heic", ".heif", ".hif", ".icns", ".ico", ".iiq", ".jls", ".jxl", ".jxr", ".kdc", ".kra", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".ora", ".orf", ".pdf", ".pef", ".psb", ".raf", ".raw", ".rw2", ".rwl", ".sr2",
+    ".srf", ".srw", ".svg", ".svgz", ".wdp", ".wmf", ".x3f", ".xcf",
 })  # fmt: skip
 NAMED_LIKE_IMAGES = SUFFIXES | PASSED_OVER
 
@@ -43,33 +45,33 @@ def find_images(root: Path, skip: Path | None = None) -> Iterator[Found]:
     seen = set()
     if skip and skip.is_dir() and not skip.samefile(root):
         seen.add((skip.stat().st_dev, skip.stat().st_ino))
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        subfolders = []
+    folders, links = [""], list[str]()  # links come last, so that a folder is found under its own name
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
         try:
             status = os.stat(root / folder)
             if (status.st_dev, status.st_ino) in seen:  # a link may lead back up
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as listing:
-                for entry in listing:
-                    if entry.name.startswith("."):
-                        continue
-                    path = os.path.join(folder, entry.name)
-                    is_image = suffix(path) in NAMED_LIKE_IMAGES
-                    try:
-                        if entry.is_dir():
-                            subfolders.append(path)
-                        elif is_image:
-                            status = entry.stat()
-                            yield Found(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    except OSError:
-                        if is_image:
-                            yield Found(path)
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)  # as the last is searched first
         except OSError:
             yield Found(folder)
-        pending += subfolders
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = os.path.join(folder, entry.name)
+            is_image = suffix(path) in NAMED_LIKE_IMAGES
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(path)
+                elif is_image:
+                    status = entry.stat()
+                    yield Found(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            except OSError:
+                if is_image:
+                    yield Found(path)
 
 
 def open_file(path: str | Path) -> IO[bytes]:

@@ -29,7 +29,9 @@ def profile_of(image: Image.Image, exif: Image.Exif) -> bytes:
     if isinstance(profile, bytes):
         return profile
     with suppress(Exception):  # damaged EXIF raises all sorts of errors
-        if ExifTags.IFD.Exif in exif and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
+        details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
+        marks = exif.get_ifd(ExifTags.IFD.Interop) if ExifTags.IFD.Interop in details else {}
+        if marks.get(1) == "R03" or details.get(ExifTags.Base.ColorSpace) == 2:
             return rgb_profile(256 / 563, ADOBE_RGB)  # the mark that cameras write instead of a profile
     if image.format != "PNG" or "srgb" in image.info or not image.info.get("gamma"):
         return b""

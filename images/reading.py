@@ -26,6 +26,7 @@ FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 FORMATS += ["TIFF", "WEBP"]
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
 MAX_PIXELS = 80_000_000  # of an image in a store; a process that reads one needs 3 bytes per pixel, and more to scale
+NO_RANGE = "not gray or RGB of up to 16 unsigned bits; save it as one of these"
 FULL = 65535  # the highest value of 16 bits
 BITS_PER_SAMPLE = 258  # a TIFF's tag
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # bytes; by default 1 MB, which metadata can exceed
@@ -56,7 +57,7 @@ def read(path: Path) -> Picture:
     def use(file: IO[bytes], image: ImageFile, notes: Notes) -> Picture:
         pixels, exif = decode(file, image, notes)
         name = written_as(path, image)
-        return Picture(upright(np.asarray(pixels), exif), name, metadata_of(image, exif, name, notes), notes)
+        return Picture(upright(np.asarray(pixels), exif), name, metadata_of(file, image, exif, name, notes), notes)
 
     with open_file(path) as file:
         return despite_metadata(file, use)
@@ -157,7 +158,7 @@ def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image
 
 
 def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
-    """Decode 9 to 16 bits per channel of a PNG, a TIFF, or a gray JPEG 2000 or PPM; return None for anything else.
+    """Decode 9 to 16 bits per channel of a PNG, TIFF, JPEG 2000, or gray PPM; return None for anything else.
 
     Returns:
         (H, W, 1 to 4): gray or RGB, and alpha if there is any, up to 65535.
@@ -166,19 +167,39 @@ def decode_deep(file: IO[bytes], image: ImageFile) -> NDArray[np.uint16] | None:
         ValueError: if its values have no defined range.
     """
     if isinstance(image, TiffImageFile):
-        if max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8:
-            return decode_deep_tiff(file, image)
-    elif image.format == "PNG" and ";16" in str(image.tile):  # describes the encoded data, such as "RGB;16B"
+        return decode_deep_tiff(file, image) if max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8 else None
+    if image.format == "PNG" and ";16" in str(image.tile):  # describes the encoded data, such as "RGB;16B"
         import imagecodecs
 
         file.seek(0)
-        pixels = imagecodecs.png_decode(png.only(png.PIXELS, file.read()))
-        return pixels.reshape(*pixels.shape[:2], -1)
-    elif image.mode.startswith(("I", "F")):  # Pillow scales a gray JPEG 2000 or PPM to 16 bits
-        if image.format not in ("JPEG2000", "PPM") or image.mode == "F":
-            raise Unfit("its values' range is not known; save it with 8 or 16 bits")
-        return np.asarray(image)[..., None].astype(np.uint16)
-    return None
+        pixels, depth = imagecodecs.png_decode(png.only(png.PIXELS, file.read())), 16
+    elif image.format == "JPEG2000" and (depth := jpeg_2000_depth(file)) > 8:  # Pillow would wrap white around to black
+        import imagecodecs
+
+        file.seek(0)
+        pixels = imagecodecs.jpeg2k_decode(file.read())
+    elif image.mode.startswith(("I", "F")):
+        if image.format != "PPM" or image.mode == "F":
+            raise Unfit(NO_RANGE)
+        pixels, depth = np.asarray(image), 16  # to which Pillow scales them
+    else:
+        return None
+    return full_range(pixels.reshape(*pixels.shape[:2], -1), depth)
+
+
+def jpeg_2000_depth(file: IO[bytes]) -> int:
+    """Return the bits of the first channel (ISO/IEC 15444-1, A.5.1), and 128 more if it is signed."""
+    file.seek(0)
+    content = file.read()
+    return content[content.index(b"\xff\x4f\xff\x51") + 42] + 1
+
+
+def full_range(pixels: NDArray[Any], depth: int) -> NDArray[np.uint16]:
+    """Scale values of up to 16 bits so that white is 65535."""
+    if depth > 16:
+        raise Unfit(NO_RANGE)
+    scaled = pixels if depth == 16 else (pixels * np.float32(FULL / (2**depth - 1))).round()
+    return scaled.astype(np.uint16)
 
 
 def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16]:
@@ -188,16 +209,17 @@ def decode_deep_tiff(file: IO[bytes], image: TiffImageFile) -> NDArray[np.uint16
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page: Any = tiff.pages[image.tell()]
-        bits, photometric, alpha = page.bitspersample, page.photometric, page.extrasamples[:1]
-        if page.sampleformat != 1 or bits > 16 or photometric > 2:  # signed or floating-point, or not gray or RGB
-            raise Unfit("its values' range is not known; save it with 8 or 16 bits, as RGB or gray")
+        photometric, alpha = page.photometric, page.extrasamples[:1]
+        if page.sampleformat != 1 or photometric > 2:  # signed or floating-point, or not gray or RGB
+            raise Unfit(NO_RANGE)
+        if page.imagedepth != 1 or sorted((page.imagewidth, page.imagelength)) != sorted(image.size):
+            raise Unfit("a volume, not a picture")
         pixels = page.asarray()
         if page.planarconfig == 2 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, -1)
     num_colors = 3 if photometric == 2 else 1
     pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : num_colors + (alpha != (0,))]
-    if bits < 16:
-        pixels = (pixels * np.float32(FULL / (2**bits - 1))).round().astype(np.uint16)
+    pixels = full_range(pixels, page.bitspersample)
     if photometric == 0:
         pixels = np.concatenate([FULL - pixels[..., :1], pixels[..., 1:]], axis=2)
     if alpha == (1,):  # premultiplied

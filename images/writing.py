@@ -25,23 +25,21 @@ FORMATS: dict[str, dict[str, Any]] = {  # what can be written, with Pillow's opt
     "BMP": {},
     "TIFF": {},
 }
-TIFF_TAGS = (  # those that describe the picture, not how it was stored
-    ExifTags.Base.DocumentName,
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-    ExifTags.Base.PageName,
-    ExifTags.Base.Software,
-    ExifTags.Base.DateTime,
-    ExifTags.Base.Artist,
-    ExifTags.Base.HostComputer,
-    ExifTags.Base.Copyright,
-    700,  # XMP
-    33723,  # IPTC
-)
-KNOWN_AS = {"exif": "EXIF", "xmp": "XMP", "extra": "IPTC", "dpi": "resolution", "pnginfo": "texts"}  # Pillow's options
+# a TIFF's tags that say how it was stored, which changes; all others describe the picture
+STORAGE = {254, 255, *range(256, 267), 273, 274, *range(277, 285), *range(288, 294), 296, 297, 301}
+STORAGE |= {*range(317, 326), 330, *range(338, 348), *range(512, 522), *range(529, 533), 34675}
+POINTERS = {34665, 34853, 34377}  # to EXIF and GPS, which would lead astray, and Photoshop's data, with previews
+KNOWN_AS = {"exif": "EXIF", "xmp": "XMP", "extra": "IPTC", "dpi": "resolution", "pnginfo": "texts", "extratags": "tags"}
+IN_A_PNG = (
+    "Raw profile type exif",
+    "Raw profile type APP1",
+    "Raw profile type icc",
+    "Raw profile type icm",
+)  # old copies
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 XMP_IN_PNG = "XML:com.adobe.xmp"  # the keyword of its chunk
+XMP = 700  # a TIFF's tag
+RATIONAL = {5: "I", 10: "i"}  # a TIFF's types of pairs of whole numbers
 CAPTION = 0x0404  # the part of a Photoshop segment that holds IPTC: captions and credits
 
 Pixels = NDArray[Any]  # (H, W, 3 or 4), np.uint8 or np.uint16: RGB, and alpha if there is any
@@ -51,7 +49,7 @@ Notes = dict[str, str]  # what a user should know about an image, under "profile
 class Picture(NamedTuple):
     pixels: Pixels
     format: str  # a key of FORMATS
-    metadata: dict[str, Any]  # as Pillow's options for saving
+    metadata: dict[str, Any]  # see metadata_of
     notes: Notes
 
 
@@ -66,49 +64,83 @@ def keeps_name(path: Path) -> bool:
     return Image.registered_extensions().get(suffix(path)) in FORMATS
 
 
-def metadata_of(image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> dict[str, Any]:
+def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, notes: Notes) -> dict[str, Any]:
     """Return the metadata of a loaded image that remains true once it is upright and sRGB, as Pillow's options.
 
     This includes resolution, XMP, IPTC captions, comments, a PNG's texts, and EXIF without orientation, preview, and
-    maker notes. A note names what cannot be written, for example because it is too long.
+    maker notes; a TIFF's are options of tifffile. A note names what cannot be written, because it is too long, say.
     """
-    info, options, lost = image.info, dict[str, Any](), []
     if isinstance(image, TiffImageFile):
-        if ExifTags.IFD.Exif in exif or ExifTags.IFD.GPSInfo in exif:
-            lost.append("camera data")
-        for tag in exif.keys() - set(TIFF_TAGS):
-            del exif[tag]
-    exif.pop(ExifTags.Base.Orientation, None)
-    if ExifTags.IFD.Exif in exif:
-        with suppress(Exception):  # damaged details raise all sorts of errors; they are left as they are
-            details = exif.get_ifd(ExifTags.IFD.Exif)
-            details.pop(ExifTags.IFD.MakerNote, None)  # holds file offsets, which would be wrong
-            details.pop(ExifTags.IFD.Interop, None)  # marks Adobe RGB
-            if ExifTags.Base.ColorSpace in details:
-                details[ExifTags.Base.ColorSpace] = 1  # sRGB
-    if exif:
-        options["exif"] = exif
-    options |= {key: info[key] for key in ("dpi", "comment") if key in info}
-    if isinstance(info.get("xmp"), bytes):
-        options["xmp"] = XMP_ORIENTATION.sub(b"", info["xmp"])
-    if isinstance(info.get("photoshop"), dict) and CAPTION in info["photoshop"]:
-        options["extra"] = photoshop_segment(CAPTION, info["photoshop"][CAPTION])
-    if name == "PNG":
-        options["pnginfo"] = PngInfo()
-        for key, text in getattr(image, "text", {}).items():
-            if key != XMP_IN_PNG and not key.startswith("Raw profile"):  # ImageMagick's copy of EXIF, say
-                options["pnginfo"].add_text(key, text)
-        if "xmp" in options:
-            options["pnginfo"].add_itxt(XMP_IN_PNG, options.pop("xmp").decode(errors="replace"))
+        options, lost = described_by_tags(file, image) if name == "TIFF" else ({}, ["tags"])
+    else:
+        options, lost = described_in(image, exif, name), []
+    if "dpi" in image.info:
+        options["dpi"] = image.info["dpi"]
     for option, value in list(options.items()):
         try:
-            Image.new("RGB", (1, 1)).save(io.BytesIO(), name, **{option: value})
+            encode(Picture(np.zeros((1, 1, 3), np.uint8), name, {option: value}, {}), io.BytesIO())
         except Exception:  # wrong types and sizes raise all sorts of errors
             del options[option]
             lost.append(KNOWN_AS.get(option, option))
     if lost:
         notes["lost"] = f"written without its {' and '.join(lost)}"
     return options
+
+
+def described_in(image: ImageFile, exif: Image.Exif, name: str) -> dict[str, Any]:
+    """Return what EXIF, XMP, IPTC, comments and texts say about a picture, not about how it was stored."""
+    info, options = image.info, dict[str, Any]()
+    exif.pop(ExifTags.Base.Orientation, None)
+    with suppress(Exception):  # damaged details raise all sorts of errors; they are left as they are
+        groups = [exif, *(exif.get_ifd(ifd) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) if ifd in exif)]
+        for group in groups:
+            group.pop(ExifTags.IFD.MakerNote, None)  # holds file offsets, which would be wrong
+            group.pop(ExifTags.IFD.Interop, None)  # marks Adobe RGB
+            if ExifTags.Base.ColorSpace in group:
+                group[ExifTags.Base.ColorSpace] = 1  # sRGB
+            for tag, value in list(group.items()):
+                if isinstance(value, str) and not value.isascii():  # Pillow reads Latin-1, but would write ASCII
+                    group[tag] = value.encode("latin-1")
+    if exif:
+        options["exif"] = exif
+    if "comment" in info:
+        options["comment"] = info["comment"]
+    if isinstance(info.get("xmp"), bytes):
+        options["xmp"] = XMP_ORIENTATION.sub(b"", info["xmp"])
+    if isinstance(info.get("photoshop"), dict) and CAPTION in info["photoshop"]:
+        options["extra"] = photoshop_segment(CAPTION, info["photoshop"][CAPTION])
+    if name == "PNG":
+        options["pnginfo"] = texts = PngInfo()
+        for key, text in getattr(image, "text", {}).items():
+            if key not in (XMP_IN_PNG, *IN_A_PNG):
+                texts.add_text(key, text)
+        if isinstance(comment := options.pop("comment", None), bytes):
+            texts.add_text("Comment", comment.decode(errors="replace"))
+        if "xmp" in options:
+            texts.add_itxt(XMP_IN_PNG, options.pop("xmp").decode(errors="replace"))
+    return options
+
+
+def described_by_tags(file: IO[bytes], image: TiffImageFile) -> tuple[dict[str, Any], list[str]]:
+    """Return a TIFF's tags that describe the picture, as tifffile's options, and the names of those that must go."""
+    import tifffile
+
+    tags, lost = [], []
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page: Any = tiff.pages[image.tell()]
+        for tag in page.tags:
+            file.seek(tag.valueoffset)
+            value: Any = file.read(tag.valuebytecount)  # as it is: tifffile and Pillow interpret texts differently
+            if tag.code == XMP:
+                value = XMP_ORIENTATION.sub(lambda found: b" " * len(found[0]), value)
+            if tag.dtype in RATIONAL:  # which tifffile does not take as bytes
+                value = struct.unpack(f"{tiff.byteorder}{2 * tag.count}{RATIONAL[tag.dtype]}", value)
+            if tag.code in POINTERS:
+                lost.append(tag.name)
+            elif tag.code not in STORAGE:
+                tags.append((tag.code, tag.dtype, tag.count, value, True))
+    return {"byteorder": tiff.byteorder, "extratags": tags}, lost
 
 
 def photoshop_segment(resource: int, content: bytes) -> bytes:
@@ -124,12 +156,16 @@ def write(picture: Picture, path: Path) -> None:
         PigmentError: if it cannot be written.
     """
     with writing(path) as file:
-        if picture.format == "TIFF":
-            write_tiff(picture, file)
-        elif picture.pixels.dtype == np.uint16:
-            file.write(deep_png(picture))
-        else:
-            Image.fromarray(picture.pixels).save(file, picture.format, **FORMATS[picture.format], **picture.metadata)
+        encode(picture, file)
+
+
+def encode(picture: Picture, file: IO[bytes]) -> None:
+    if picture.format == "TIFF":
+        encode_tiff(picture, file)
+    elif picture.pixels.dtype == np.uint16:
+        file.write(deep_png(picture))
+    else:
+        Image.fromarray(picture.pixels).save(file, picture.format, **FORMATS[picture.format], **picture.metadata)
 
 
 def deep_png(picture: Picture) -> bytes:
@@ -141,11 +177,10 @@ def deep_png(picture: Picture) -> bytes:
     return png.with_metadata(bytes(imagecodecs.png_encode(np.ascontiguousarray(picture.pixels))), pixel.getvalue())
 
 
-def write_tiff(picture: Picture, file: IO[bytes]) -> None:
+def encode_tiff(picture: Picture, file: IO[bytes]) -> None:
     import tifffile
 
-    exif = picture.metadata.get("exif", Image.Exif())
-    tags = {tag: exif[tag] for tag in TIFF_TAGS if isinstance(exif.get(tag), str | bytes)}
+    options = dict(picture.metadata)
     tifffile.imwrite(
         file,
         picture.pixels,
@@ -153,12 +188,9 @@ def write_tiff(picture: Picture, file: IO[bytes]) -> None:
         extrasamples=["unassalpha"][: picture.pixels.shape[2] - 3],
         compression="zlib",
         predictor=True,
-        resolution=picture.metadata.get("dpi"),
+        resolution=options.pop("dpi", None),
         resolutionunit="inch",
         metadata=None,
         software=False,
-        extratags=[
-            (tag, 2, 0, value.encode(), True) if isinstance(value, str) else (tag, 1, len(value), value, True)
-            for tag, value in tags.items()
-        ],
+        **options,
     )

@@ -175,20 +175,20 @@ def test_orientation_is_applied_and_other_exif_kept(name: str, orientation: int,
         assert np.abs(lab(np.asarray(result))[0] - lab(upright)[0]).max() < 4
 
 
+CAPTION = "Gemälde, 写真"
 XMP = '<rdf tiff:Orientation="6">Ein Gemälde</rdf>'.encode()
 
 
 def everything() -> dict[str, Any]:
     """Metadata about the picture, to be kept, and about how it was stored, to be dropped."""
-    exif, loaded, texts = Image.Exif(), Image.Exif(), PngInfo()
-    exif[0x010E], exif[0x013B], exif[0x0112] = "A painting", "A painter", 6
+    exif, texts = Image.Exif(), PngInfo()
+    exif[0x010E], exif[0x013B], exif[0x0112] = CAPTION.encode(), "A painter", 6
     exif[0x8769] = {0x9003: "2020:02:03 04:05:06", 0xA001: 65535, 0x927C: b"addresses"}  # date, color space, maker
-    loaded.load(exif.tobytes())
     texts.add_text("Title", "A painting")
     texts.add_itxt("Author", "Ein Künstler")
     texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
     return {
-        "exif": loaded,
+        "exif": exif.tobytes(),
         "dpi": (600, 600),
         "comment": b"A painting",
         "xmp": XMP,
@@ -197,18 +197,34 @@ def everything() -> dict[str, Any]:
     }
 
 
+def test_a_gifs_comment_becomes_a_text_of_its_png(ckpt: Path, tmp_path: Path) -> None:
+    save(tmp_path / "a.gif", mode="L", comment="Ein Gemälde".encode())
+    with Image.open(run(ckpt, "a.gif") / "a.png") as result:
+        assert result.text == {"Comment": "Ein Gemälde"}
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp", "deep.png", "deep.tif"])
-def test_what_metadata_says_about_a_picture_is_kept(name: str, ckpt: Path, tmp_path: Path) -> None:
+def test_what_metadata_says_about_a_picture_is_kept(
+    name: str, ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     original, there = tmp_path / name, everything()
     if name == "deep.png":
         pixel = io.BytesIO()
         Image.new("RGB", (1, 1)).save(pixel, "PNG", **there)
         content = bytes(imagecodecs.png_encode(np.ascontiguousarray(draw(whole=65535))))
         original.write_bytes(png.with_metadata(content, pixel.getvalue()))
-    elif name == "deep.tif":
-        tags = [(0x010E, 2, 0, "A painting", True), (0x013B, 2, 0, "A painter", True), (700, 1, 3, b"<x>", True)]
+    elif name.endswith(".tif"):
+        tags: list[Any] = [
+            (0x010E, 2, 0, CAPTION.encode(), True),
+            (0x013B, 2, 0, "A painter", True),
+            (0x011D, 5, 1, (3, 7), True),  # where it lies on the page
+            (700, 1, 3, b"<x>", True),  # XMP
+            (33723, 4, 2, (7, 8), True),  # IPTC
+            (34377, 7, 4, b"8BIM", True),  # Photoshop's
+        ]
+        image = draw(whole=65535 if name == "deep.tif" else 255)
         tifffile.imwrite(
-            original, draw(whole=65535), photometric="rgb", resolution=(600, 600), metadata=None, extratags=tags
+            original, image, byteorder=">", photometric="rgb", resolution=(600, 600), metadata=None, extratags=tags
         )
     else:
         save(original, **there)
@@ -217,7 +233,8 @@ def test_what_metadata_says_about_a_picture_is_kept(name: str, ckpt: Path, tmp_p
         exif, kind = result.getexif(), result.format
         assert kind == "WEBP" or np.allclose(result.info["dpi"], 600, atol=0.1)
         if kind != "BMP":
-            assert (exif[0x010E], exif[0x013B], exif.get(0x0112, 1)) == ("A painting", "A painter", 1)
+            assert exif[0x010E].encode("latin-1").decode() == CAPTION  # as others write and read it
+            assert (exif[0x013B], exif.get(0x0112, 1)) == ("A painter", 1)
         if kind not in ("BMP", "TIFF"):
             assert exif.get_ifd(0x8769) == {0x9003: "2020:02:03 04:05:06", 0xA001: 1}
         if kind in ("JPEG", "WEBP", "PNG"):
@@ -227,8 +244,11 @@ def test_what_metadata_says_about_a_picture_is_kept(name: str, ckpt: Path, tmp_p
             assert result.info["photoshop"][0x0404].endswith(b"A painting")
         if kind == "PNG":
             assert (result.text["Title"], result.text["Author"]) == ("A painting", "Ein Künstler")
-        if name == "deep.tif":
-            assert result.info["xmp"] == b"<x>"
+        if kind == "TIFF":
+            with tifffile.TiffFile(f"out/{name}") as file:
+                found = {tag.code: tag.value for tag in file.pages[0].tags}
+            assert (found[700], found[33723], found[0x011D]) == (b"<x>", struct.pack(">II", 7, 8), (3, 7))
+            assert "written without its ImageResource" in capsys.readouterr().err
 
 
 def test_a_note_says_what_changed_in_reading_or_writing(
@@ -347,8 +367,8 @@ def test_bad_files_are_named_and_the_rest_goes_on(
         "dangling.png": "No such file",
         "itself.png": "symbolic links",
         "pipe.png": "a pipe",
-        "32.tif": "range is not known",
-        "signed.tif": "range is not known",
+        "32.tif": "not gray or RGB",
+        "signed.tif": "not gray or RGB",
         "half.png": "damaged",
         "bomb.png": "decompression bomb",
     }
@@ -396,6 +416,8 @@ def test_what_is_passed_over_is_counted(ckpt: Path, tmp_path: Path, capsys: pyte
         save(tmp_path / name, format="PNG")
     assert [path.name for path in run(ckpt, "in").iterdir()] == ["a.png"]
     assert capsys.readouterr().out == "1 colorized in 'out', 0 failed, 3 passed over (.dng, .heic files are not read)\n"
+    run(ckpt, "in/sub", status=2)
+    assert capsys.readouterr().err == "error: nothing to colorize in in/sub: .dng files are not read\n"
     run(ckpt, "in/c.dng", status=1)
     assert "in/c.dng: .dng files are not read; save this one as JPEG, PNG, or TIFF" in capsys.readouterr().err
 

@@ -28,6 +28,7 @@ from system.errors import reason
 NUM_FILES, SIZE = 2400, 16
 SECONDS = 10  # for one file; more is a hang
 EXTREMES = (0, 1, 2, 3, 4, 8, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+TAGS = (254, 277, 284, 290, 317, 320, 330, 338, 339, 700, 32997, 33723, 34377, 34665, 34675)  # put in place of others
 Y, X = np.mgrid[:48, :64]
 COLORS = np.stack([4 * X, 5 * Y, 255 - 2 * X - Y], axis=-1).astype(np.uint8)
 
@@ -83,11 +84,12 @@ def damage(content: bytes, name: str, chance: random.Random) -> bytes:
             file[chance.randrange(len(file))] = chance.randrange(256)
         return bytes(file)
     extreme = chance.choice(EXTREMES)
-    if name.endswith("tif"):  # the type, count, or offset of a tag's values
+    if name.endswith("tif"):  # a tag, or the type, count, or offset of its values
         (start,) = struct.unpack_from("<I", file, 4)
         entry = start + 2 + 12 * chance.randrange(*struct.unpack_from("<H", file, start))
-        kind, at = chance.choice((("<H", 2), ("<I", 4), ("<I", 8)))
-        struct.pack_into(kind, file, entry + at, extreme & (0xFFFF if kind == "<H" else 0xFFFFFFFF))
+        kind, at = chance.choice((("<H", 0), ("<H", 2), ("<I", 4), ("<I", 8)))
+        value = extreme if at else chance.choice(TAGS)
+        struct.pack_into(kind, file, entry + at, value & (0xFFFF if kind == "<H" else 0xFFFFFFFF))
     elif name.endswith("png"):  # a byte of a chunk, mostly with the right checksum
         start, length = chance.choice(list(png_chunks(content)))
         if length:

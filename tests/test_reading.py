@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from skimage.color import lab2rgb
+from skimage.color import lab2xyz
 
 from images.reading import read, read_square
 
@@ -50,6 +50,10 @@ def with_chunk(content: bytes, kind: bytes, body: bytes, before: bytes = b"IDAT"
     return content[:at] + chunk + content[at:]
 
 
+def jpeg_2000(values: np.ndarray, number: int) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(bits(values, number), bitspersample=number, reversible=True, level=0))
+
+
 TIMES_ALPHA = np.concatenate([ALPHA[..., 3:] * COLOR, ALPHA[..., 3:]], axis=-1)
 READ: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is written, and what is in it
     "gray.png": (lambda: pillow(bits(RAMP, 8), "PNG"), RAMP),
@@ -84,6 +88,9 @@ READ: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is writt
     "16 bits, planes.tif": (lambda: tiff(bits(COLOR, 16).transpose(2, 0, 1), "rgb", planarconfig=2), COLOR),
     "16 bits, compressed.tif": (lambda: tiff(bits(COLOR, 16), "rgb", compression="lzw", predictor=True), COLOR),
     "16 bits.jp2": (lambda: pillow(bits(RAMP, 16), "JPEG2000"), RAMP),
+    "12 bits.jp2": (lambda: jpeg_2000(RAMP, 12), RAMP),
+    "10 bits, color.jp2": (lambda: jpeg_2000(COLOR, 10), COLOR),
+    "16 bits, color.j2k": (lambda: jpeg_2000(COLOR, 16), COLOR),
     "16 bits.pgm": (lambda: b"P5 24 24 65535\n" + bits(RAMP, 16).astype(">u2").tobytes(), RAMP),
     "12 bits.pgm": (lambda: b"P5 24 24 4095\n" + bits(RAMP, 12).astype(">u2").tobytes(), RAMP),
     "color.avif": (lambda: pillow(bits(COLOR, 8), "AVIF", quality=100, subsampling="4:4:4"), COLOR),
@@ -93,10 +100,11 @@ READ: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is writt
     "color.tga": (lambda: pillow(bits(COLOR, 8), "TGA"), COLOR),
 }
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {  # how each is written, and why it cannot be read
-    "signed.tif": (lambda: tiff(bits(RAMP, 8).astype(np.int16)), "range is not known"),
-    "float.tif": (lambda: tiff(RAMP.astype(np.float32)), "range is not known"),
-    "32 bits.tif": (lambda: tiff(bits(RAMP, 16).astype(np.uint32)), "range is not known"),
-    "16 bits, inks.tif": (lambda: tiff(bits(ALPHA, 16), "separated"), "range is not known"),
+    "signed.tif": (lambda: tiff(bits(RAMP, 8).astype(np.int16)), "not gray or RGB"),
+    "float.tif": (lambda: tiff(RAMP.astype(np.float32)), "not gray or RGB"),
+    "32 bits.tif": (lambda: tiff(bits(RAMP, 16).astype(np.uint32)), "not gray or RGB"),
+    "16 bits, inks.tif": (lambda: tiff(bits(ALPHA, 16), "separated"), "not gray or RGB"),
+    "volume.tif": (lambda: tiff(bits(np.stack([RAMP] * 16), 16), volumetric=True, tile=(16, 16, 16)), "a volume"),
     "half.png": (lambda: pillow(bits(COLOR, 8), "PNG")[:-100], "truncated"),
     "half, 16 bits.png": (lambda: deep_png(RAMP)[:400], "input stream too small"),
     "half, 16 bits.tif": (lambda: tiff(bits(COLOR, 16), "rgb")[:-100], "failed to read"),
@@ -134,6 +142,13 @@ def test_training_and_use_refuse_a_file_for_the_same_reason(name: str, tmp_path:
             reader()
         said.append(str(refusal.value).partition("<")[0].partition("'")[0])
     assert said[0] == said[1]
+
+
+def test_a_large_photograph_keeps_the_detail_that_its_training_image_has_room_for() -> None:
+    detail = np.random.default_rng(0).integers(0, 255, (2 * SIZE, 2 * SIZE), np.uint8).repeat(2, 0).repeat(2, 1)
+    square, _ = read_square(pillow(detail, "JPEG", quality=95), SIZE)
+    expected = Image.fromarray(detail).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    assert np.abs(square[..., 0] - np.asarray(expected).astype(int)).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["a.heic", "a.DNG", "a.svg"])
@@ -216,24 +231,25 @@ def gray_profile(gamma: float) -> bytes:
 def cmyk_profile() -> bytes:
     """Make a profile for four inks from a table of their 16 mixtures (ICC.1:2001-04)."""
     mixtures = np.array(list(np.ndindex(2, 2, 2, 2)))
-    lightness = 100 * (1 - mixtures[:, 3]) * (1 - mixtures[:, :3].sum(axis=1) / 3)
+    lightness = 10 + 90 * (1 - mixtures[:, 3]) * (1 - mixtures[:, :3].sum(axis=1) / 3)  # ink is never quite black
     lab = np.stack([lightness * 2.55, *[np.full(16, 128.0)] * 2], axis=-1).round().astype(np.uint8)
     identity = np.eye(3).ravel() * 65536
     straight = bytes(range(256))
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *identity.astype(int).tolist())
     table += 4 * straight + lab.tobytes() + 3 * straight
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    size = 128 + 28 + len(table) + len(white)
-    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12)
+    size = 168 + len(table) + len(white)
+    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"scnr", b"CMYK", b"Lab ") + bytes(12)
     header += b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    tags = struct.pack(">I4sII4sII", 2, b"A2B0", 156, len(table), b"wtpt", 156 + len(table), len(white))
+    table_at = (168, len(table))  # for every intent
+    tags = struct.pack(">I4s2I4s2I4s2I", 3, b"A2B0", *table_at, b"A2B1", *table_at, b"wtpt", sum(table_at), len(white))
     return header.ljust(128, b"\0") + tags + table + white
 
 
-def adobe_exif() -> Image.Exif:
-    """Mark Adobe RGB as cameras do: with three characters instead of a profile."""
+def adobe_exif(interoperability: str, color_space: int) -> Image.Exif:
+    """The marks of cameras that write no profile."""
     exif = Image.Exif()
-    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    exif[0x8769] = {0xA001: color_space, 0xA005: {1: interoperability}}
     return exif
 
 
@@ -243,6 +259,13 @@ def chroma(colors: np.ndarray, gamma: float) -> bytes:
     numbers = [round(100_000 * number) for number in (*WHITE, *ADOBE_RGB)]
     content = with_chunk(content, b"cHRM", struct.pack(">8I", *numbers))
     return with_chunk(content, b"gAMA", struct.pack(">I", round(100_000 / gamma)))
+
+
+def from_black(lightness: np.ndarray) -> np.ndarray:
+    """CIE L* in sRGB, where light is stretched so that the darkest is black."""
+    light = lab2xyz(lightness[..., None] * (1, 0, 0))[..., 1:2]
+    stretched = (light - light.min()) / (1 - light.min())
+    return np.where(stretched <= 0.0031308, 12.92 * stretched, 1.055 * stretched ** (1 / 2.4) - 0.055).repeat(3, axis=2)
 
 
 LEVELS = MUTED[..., :1].repeat(3, axis=2)
@@ -257,9 +280,15 @@ PROFILES: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is w
         ),
         MUTED,
     ),
-    "Adobe RGB, by EXIF.jpg": (
-        lambda: pillow(bits(encode(LEVELS, ADOBE_RGB, 563 / 256), 8), "JPEG", quality=100, exif=adobe_exif()),
-        LEVELS,
+    "Adobe RGB, by EXIF.webp": (
+        lambda: pillow(
+            bits(encode(MUTED, ADOBE_RGB, 563 / 256), 8), "WEBP", lossless=True, exif=adobe_exif("R03", 65535)
+        ),
+        MUTED,
+    ),
+    "Adobe RGB, by EXIF's color space.webp": (
+        lambda: pillow(bits(encode(MUTED, ADOBE_RGB, 563 / 256), 8), "WEBP", lossless=True, exif=adobe_exif("R98", 2)),
+        MUTED,
     ),
     "Adobe RGB, by chunks.png": (lambda: chroma(MUTED, 1.8), MUTED),
     "alpha.png": (
@@ -284,7 +313,7 @@ PROFILES: dict[str, tuple[Callable[[], bytes], np.ndarray]] = {  # how each is w
             "TIFF",
             icc_profile=cmyk_profile(),
         ),
-        lab2rgb(RAMP[..., None] * (100, 0, 0)),
+        from_black(10 + 90 * RAMP),
     ),
     "16 bits, linear.tif": (
         lambda: tiff(bits(encode(COLOR, SRGB, 1.0), 16), "rgb", iccprofile=GAMMA_1),
