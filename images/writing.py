@@ -30,12 +30,7 @@ STORAGE = {254, 255, *range(256, 267), 273, 274, *range(277, 285), *range(288, 2
 STORAGE |= {*range(317, 326), 330, *range(338, 348), *range(512, 522), *range(529, 533), 34675}
 POINTERS = {34665, 34853, 34377}  # to EXIF and GPS, which would lead astray, and Photoshop's data, with previews
 KNOWN_AS = {"exif": "EXIF", "xmp": "XMP", "extra": "IPTC", "dpi": "resolution", "pnginfo": "texts", "extratags": "tags"}
-IN_A_PNG = (
-    "Raw profile type exif",
-    "Raw profile type APP1",
-    "Raw profile type icc",
-    "Raw profile type icm",
-)  # old copies
+COPIES = {f"Raw profile type {kind}" for kind in ("exif", "APP1", "icc", "icm")}  # by ImageMagick, among a PNG's texts
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 XMP_IN_PNG = "XML:com.adobe.xmp"  # the keyword of its chunk
 XMP = 700  # a TIFF's tag
@@ -70,10 +65,14 @@ def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, 
     This includes resolution, XMP, IPTC captions, comments, a PNG's texts, and EXIF without orientation, preview, and
     maker notes; a TIFF's are options of tifffile. A note names what cannot be written, because it is too long, say.
     """
-    if isinstance(image, TiffImageFile):
-        options, lost = described_by_tags(file, image) if name == "TIFF" else ({}, ["tags"])
+    options, lost = dict[str, Any](), list[str]()
+    if not isinstance(image, TiffImageFile):
+        options = described_in(image, exif, name)
     else:
-        options, lost = described_in(image, exif, name), []
+        try:
+            options, lost = described_by_tags(file, image) if name == "TIFF" else ({}, ["tags"])
+        except Exception:  # damaged tags raise all sorts of errors
+            lost = ["tags"]
     if "dpi" in image.info:
         options["dpi"] = image.info["dpi"]
     for option, value in list(options.items()):
@@ -112,7 +111,7 @@ def described_in(image: ImageFile, exif: Image.Exif, name: str) -> dict[str, Any
     if name == "PNG":
         options["pnginfo"] = texts = PngInfo()
         for key, text in getattr(image, "text", {}).items():
-            if key not in (XMP_IN_PNG, *IN_A_PNG):
+            if key not in COPIES | {XMP_IN_PNG}:
                 texts.add_text(key, text)
         if isinstance(comment := options.pop("comment", None), bytes):
             texts.add_text("Comment", comment.decode(errors="replace"))
