@@ -94,7 +94,7 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
         elif os.path.realpath(other) != os.path.realpath(image):
             conflicts.append(f"'{other}' and '{image}' would both become '{output}'")
     if conflicts:
-        raise PigmentError(f"{'; '.join(conflicts)}. Choose a different --out, or colorize them separately.")
+        raise PigmentError(f"{'; '.join(conflicts)}. Rename some, or use several folders for --out.")
     return outputs, passed_over
 
 

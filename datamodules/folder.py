@@ -66,11 +66,9 @@ class FolderDataModule(LightningDataModule, ABC):
             raise ValueError(
                 f"data.init_args.batch_size is {batch_size}, must be 2 or more: BatchNorm cannot normalize one image."
             )
-        if size < 1 or num_workers < 0 or seed < 0:
-            raise ValueError(
-                f"data.init_args: size is {size}, must be 1 or more; "
-                f"num_workers is {num_workers} and seed is {seed}, must be 0 or more."
-            )
+        for name, value, least in (("size", size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"data.init_args.{name} is {value}, must be {least} or more.")
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -66,7 +66,7 @@ def convert_to_srgb(image: Image.Image | NDArray[Any], profile: bytes, notes: di
     except (KeyError, RuntimeError, OSError):  # KeyError: an unsuitable color space; the others: damaged
         notes["damage"] = "unusable color profile left out"
         return None
-    notes["profile"] = f"converted to sRGB from {(name or '').strip() or 'an unnamed color profile'}"
+    notes["profile"] = f"converted to sRGB from {repr(name.strip()) if name else 'an unnamed color profile'}"
     return np.concatenate([converted, alpha], axis=2)
 
 

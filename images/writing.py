@@ -33,7 +33,7 @@ KNOWN_AS = {"exif": "EXIF", "xmp": "XMP", "extra": "IPTC", "dpi": "resolution", 
 COPIES = {f"Raw profile type {kind}" for kind in ("exif", "APP1", "icc", "icm")}  # by ImageMagick, among a PNG's texts
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 XMP_IN_PNG = "XML:com.adobe.xmp"  # the keyword of its chunk
-XMP = 700  # a TIFF's tag
+XMP, X_RESOLUTION, RESOLUTION_UNIT = 700, 282, 296  # a TIFF's tags
 RATIONAL = {5: "I", 10: "i"}  # a TIFF's types of pairs of whole numbers
 CAPTION = 0x0404  # the part of a Photoshop segment that holds IPTC: captions and credits
 
@@ -73,7 +73,7 @@ def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, 
             options, lost = described_by_tags(file, image) if name == "TIFF" else ({}, ["tags"])
         except Exception:  # damaged tags raise all sorts of errors
             lost = ["tags"]
-    if "dpi" in image.info:
+    if has_resolution(image, exif):
         options["dpi"] = image.info["dpi"]
     for option, value in list(options.items()):
         try:
@@ -84,6 +84,14 @@ def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, 
     if lost:
         notes["lost"] = f"written without its {' and '.join(lost)}"
     return options
+
+
+def has_resolution(image: ImageFile, exif: Image.Exif) -> bool:
+    """Whether a file says how large its pixels are; if a TIFF or JPEG does not, Pillow assumes 1 or 72 dpi."""
+    if isinstance(image, TiffImageFile):
+        return X_RESOLUTION in image.tag_v2 and image.tag_v2.get(RESOLUTION_UNIT, 2) != 1  # that is none; 2 is inch
+    says = image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit") or X_RESOLUTION in exif
+    return bool(says) and "dpi" in image.info
 
 
 def described_in(image: ImageFile, exif: Image.Exif, name: str) -> dict[str, Any]:
@@ -187,8 +195,8 @@ def encode_tiff(picture: Picture, file: IO[bytes]) -> None:
         extrasamples=["unassalpha"][: picture.pixels.shape[2] - 3],
         compression="zlib",
         predictor=True,
+        resolutionunit="inch" if "dpi" in options else "none",
         resolution=options.pop("dpi", None),
-        resolutionunit="inch",
         metadata=None,
         software=False,
         **options,

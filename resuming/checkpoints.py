@@ -58,9 +58,12 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
     except Exception:  # files of other kinds raise all sorts of errors
         is_whole = False
     if not is_whole:
-        others = sorted(str(other) for other in Path(path).parent.glob("*.ckpt") if other != Path(path))
-        beside = ", ".join(others) or "none"
-        raise PigmentError(f"'{path}' is not a whole checkpoint of this program. Other checkpoints beside it: {beside}")
+        folder = Path(path, "checkpoints") if Path(path).is_dir() else Path(path).parent
+        others = sorted(str(other) for other in folder.glob("*.ckpt") if other != Path(path))
+        there = ", ".join(others) or "none"
+        raise PigmentError(
+            f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {there}"
+        )
     return checkpoint
 
 

@@ -197,6 +197,20 @@ def everything() -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "b.jpg", "a.tif", "a.png"])
+def test_no_resolution_is_made_up(name: str, ckpt: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "A painting"
+    save(tmp_path / name, **({"exif": exif} if name == "b.jpg" else {}))
+    with Image.open(run(ckpt, name) / name) as result:
+        if name == "a.tif":
+            assert (result.tag_v2[282], result.tag_v2[296]) == (1, 1)  # the shape of its pixels, not their size
+        else:
+            assert not result.info.get("jfif_unit")
+            assert 282 not in result.getexif()
+            assert name != "a.png" or "dpi" not in result.info
+
+
 def test_a_gifs_comment_becomes_a_text_of_its_png(ckpt: Path, tmp_path: Path) -> None:
     save(tmp_path / "a.gif", mode="L", comment="Ein Gemälde".encode())
     with Image.open(run(ckpt, "a.gif") / "a.png") as result:
@@ -265,7 +279,7 @@ def test_a_note_says_what_changed_in_reading_or_writing(
     (tmp_path / "in" / "c.jpg").write_bytes(short[:2] + b"".join(segments) + short[2:])
     out = run(ckpt, "in")
     errors = capsys.readouterr().err
-    assert "in/a.png and 1 more: converted to sRGB from gray built-in\n" in errors
+    assert "in/a.png and 1 more: converted to sRGB from 'gray built-in'\n" in errors
     assert "in/c.jpg: written without its EXIF\n" in errors
     for name in ("a.png", "c.jpg"):
         with Image.open(out / name) as result:

@@ -206,7 +206,7 @@ def test_what_was_changed_or_passed_over_is_counted_and_named(tmp_path: Path) ->
     assert findings == {
         "passed": "over a.heic  (.heic files are not read; save this one as JPEG, PNG, or TIFF)",
         "damage": "damaged.png  (read without its damaged metadata)",
-        "profile": "linear.png  (converted to sRGB from gray built-in)",
+        "profile": "linear.png  (converted to sRGB from 'gray built-in')",
         "page": "pages.tif  (only page 2 of 2, the largest)",
     }
 
