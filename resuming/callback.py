@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +21,10 @@ from datamodules.folder import FolderDataModule
 from epoch_means import EpochMean, LogsMeans
 from resuming.lightning_internals import (
     SaveBest,
+    averages_weights,
     begin_validation_again,
+    has_ended_early,
+    has_stopped,
     is_accumulating,
     is_epoch_open,
     is_within_epoch,
@@ -95,7 +99,7 @@ class SaveLast(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if trainer.state.fn == "fit" and not is_accumulating(trainer):
+        if trainer.state.fn == "fit" and not is_accumulating(trainer) and not averages_weights(trainer):
             self._save_or_stop(trainer, due=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -189,15 +193,6 @@ class ResumeExactly(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         leave_epochs_open(trainer)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for early in trainer.early_stopping_callbacks:
-            if 0 < early.wait_count >= early.patience:
-                trainer.should_stop = True  # as it was when the checkpoint was saved
-                rank_zero_info(
-                    f"EarlyStopping ended this run because {early.monitor} stopped improving. "
-                    f"To go on, set its patience to more than {early.wait_count}."
-                )
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, ResumableCSVLogger):
@@ -233,6 +228,7 @@ class ResumeExactly(Callback):
         checkpoint["run_id"] = self.run_id or Path(trainer.default_root_dir).name
         is_within = is_within_epoch(checkpoint)
         checkpoint["epoch_sums"] = (self.epoch_sums or epoch_sums(trainer, pl_module)) if is_within else {}
+        checkpoint["should_stop"], checkpoint["early_stopping"] = trainer.should_stop, limits(trainer)
         straighten_progress(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -240,20 +236,48 @@ class ResumeExactly(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, FolderDataModule) and trainer.state.fn == "fit":
             data.begin_at(*place_in_epoch(checkpoint))
-        for early in trainer.early_stopping_callbacks:
-            if state := checkpoint["callbacks"].get(early.state_key):
-                state["patience"] = early.patience  # otherwise Lightning restores the checkpoint's
+        self._restore_stop(trainer, checkpoint)
         self.epoch_sums = {
             name: sums
             for name, sums in checkpoint.get("epoch_sums", {}).items()
             if len(sums) == trainer.world_size  # a different number of processes has seen different images
         }
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for early in trainer.early_stopping_callbacks:
+            if has_ended_early(trainer) and has_stopped(early):
+                why, remedy = "passed a limit", "change that limit"
+                if early.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                    most = max(early.patience, early.wait_count)  # it went on counting if min_epochs was not reached
+                    why, remedy = "stopped improving", f"set its patience to more than {most}"
+                rank_zero_info(f"EarlyStopping ended this run because {early.monitor} {why}. To go on, {remedy}.")
+
+    def _restore_stop(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Stop if the run had to when it was saved, unless EarlyStopping has other limits now and would not have."""
+        is_changed = checkpoint.get("early_stopping") != limits(trainer)
+        trainer.should_stop = not is_changed and checkpoint["should_stop"]
+        for early in trainer.early_stopping_callbacks:
+            if state := checkpoint["callbacks"].get(early.state_key):
+                state["patience"] = early.patience  # otherwise Lightning restores the checkpoint's
+                if is_changed:
+                    is_exhausted = 0 < state["wait_count"] >= early.patience
+                    reason = EarlyStoppingReason.PATIENCE_EXHAUSTED if is_exhausted else EarlyStoppingReason.NOT_STOPPED
+                    state["stopping_reason"] = reason.value
+                    trainer.should_stop |= is_exhausted
+
     def _restore_means(self, trainer: Trainer, pl_module: Any) -> None:
         """Go on with the checkpoint's means. If that came before the first batch, Lightning would log them as final."""
         for name, sums in self.epoch_sums.items():
             pl_module.add_to_mean(name, *sums[trainer.global_rank].to(pl_module.device))
         self.epoch_sums = {}
+
+
+def limits(trainer: Trainer) -> list[list[Any]]:
+    """Return the settings that decide when EarlyStopping stops a run."""
+    return [
+        [early.patience, early.stopping_threshold, early.divergence_threshold, early.check_finite]
+        for early in trainer.early_stopping_callbacks
+    ]
 
 
 def epoch_sums(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:

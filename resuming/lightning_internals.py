@@ -8,12 +8,20 @@ from weakref import proxy
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from torch.distributed import Store
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
@@ -21,12 +29,13 @@ from torch.nn.parallel import DistributedDataParallel
 from system.errors import PigmentError
 
 
-def position(trainer: Trainer) -> tuple[int, int]:
-    """Return the numbers of finished epochs and training batches: together they tell whether a checkpoint is stale.
+def position(trainer: Trainer) -> tuple[int, int, bool]:
+    """Return the numbers of finished epochs and training batches, and ``should_stop``.
 
-    ``global_step`` would not do, as it stands still while gradients accumulate.
+    Together they tell whether a checkpoint is stale. ``global_step`` would not do, as it stands still while gradients
+    accumulate.
     """
-    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.total.completed
+    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.total.completed, trainer.should_stop
 
 
 def settle_ddp(ddp: DistributedDataParallel) -> None:
@@ -67,6 +76,12 @@ def is_accumulating(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def averages_weights(trainer: Trainer) -> bool:
+    """Whether a validation may see other weights than training, so that none may be saved in the middle of it."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(one, WeightAveraging | StochasticWeightAveraging) for one in callbacks)
+
+
 def take_over_signals(trainer: Trainer) -> None:
     """Keep Lightning from asking all processes before every step whether one of them has received SIGTERM."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -80,11 +95,28 @@ class FitLoop(_FitLoop):
         epochs: Any = self.epoch_progress.current
         _Loop.restarting.fset(self, restarting and epochs.started > epochs.processed)  # type: ignore[attr-defined]
 
+    def on_advance_start(self) -> None:
+        if self.restarted_mid_epoch:  # Lightning skips this hook, in which these two set up the epoch
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, GradientAccumulationScheduler | StochasticWeightAveraging):
+                    callback.on_train_epoch_start(self.trainer, self.trainer.lightning_module)
+        super().on_advance_start()
+
     def on_advance_end(self) -> None:
         if not self.epoch_loop._num_ready_batches_reached():
             raise StopIteration  # ends training as usual
         self._restarting &= not self.epoch_loop.val_loop._has_run  # else a resumed epoch skips ReduceLROnPlateau
         super().on_advance_end()
+
+    def on_run_end(self) -> None:
+        trainer = self.trainer
+        # a stop by EarlyStopping lasts, and so does one that has to wait; any other has had its effect
+        trainer.should_stop &= not self._can_stop_early or any(map(has_stopped, trainer.early_stopping_callbacks))
+        # save first: callbacks that average weights now put the average into the model
+        _call_callback_hooks(trainer, "on_train_end", monitoring_callbacks=True)
+        _call_callback_hooks(trainer, "on_train_end", monitoring_callbacks=False)
+        _call_lightning_module_hook(trainer, "on_train_end")
+        _call_strategy_hook(trainer, "on_train_end")
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -112,6 +144,16 @@ def leave_epochs_open(trainer: Trainer) -> None:
     """Let a run resume within an epoch if ``max_steps``, ``max_time``, or a callback stopped it there."""
     trainer.fit_loop.__class__ = FitLoop
     trainer.fit_loop.epoch_loop.__class__ = EpochLoop
+
+
+def has_stopped(early: EarlyStopping) -> bool:
+    """Whether EarlyStopping has asked for a stop, which ``min_epochs`` or ``min_steps`` may delay."""
+    return early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+
+
+def has_ended_early(trainer: Trainer) -> bool:
+    """Whether ``should_stop`` has ended the run: ``min_epochs`` and ``min_steps`` allow it to."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
 
 
 def is_epoch_open(trainer: Trainer) -> bool:

@@ -52,7 +52,7 @@ class Watch(Callback):
         assert epochs["ready"] == epochs["started"] == trainer.current_epoch  # the epoch announced is uncounted
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert position(trainer) == (trainer.current_epoch, 4 * trainer.current_epoch + batch_idx)
+        assert position(trainer) == (trainer.current_epoch, 4 * trainer.current_epoch + batch_idx, False)
         checkpoint = self.ask(trainer, "batch")
         assert is_within_epoch(checkpoint)
         assert place_in_epoch(checkpoint) == (trainer.current_epoch, batch_idx)

@@ -189,8 +189,16 @@ class Scheduled(ShallowColorizer):
         return [optimizer], [*schedulers, {"scheduler": plateau, "monitor": "val/loss"}]
 
 
+def callback(name: str, settings: str = "") -> str:
+    return f"--trainer.callbacks+={{class_path: lightning.pytorch.callbacks.{name}, init_args: {{{settings}}}}}"
+
+
 ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
 OFTEN = "--trainer.val_check_interval=0.5"
+AVERAGING = callback("EMAWeightAveraging", "decay: 0.5")
+SWA = callback("StochasticWeightAveraging", "swa_lrs: 0.01, swa_epoch_start: 2, device: null")
+WAITING = ["--trainer.max_epochs=3", stop_at("on_train_batch_end", 0, 1)]
+MORE_AND_MORE = callback("GradientAccumulationScheduler", "scheduling: {0: 2, 1: 3}")
 
 
 @pytest.mark.parametrize(
@@ -198,12 +206,26 @@ OFTEN = "--trainer.val_check_interval=0.5"
     [
         ([], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_epoch_start", 1), "--trainer.max_steps=6"]),
         ([], [stop_at("on_train_batch_end", 0, 3), stop_at("on_train_batch_start", 1, 0)]),
-        (ACCUMULATING, [stop_at("on_train_batch_end", 0, 2), stop_at("on_train_batch_end", 1, 6)]),
-        ([OFTEN], [stop_at("on_validation_end", 0), stop_at("on_validation_batch_end", 1, 0)]),
+        pytest.param(
+            ACCUMULATING,
+            [stop_at("on_train_batch_end", 0, 2), stop_at("on_train_batch_end", 1, 6)],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [OFTEN], [stop_at("on_validation_end", 0), stop_at("on_validation_batch_end", 1, 0)], marks=pytest.mark.slow
+        ),
         ([OFTEN, *ACCUMULATING], [stop_at("on_validation_end", 0), "--trainer.max_steps=7"]),
         (["--trainer.max_steps=8"], ["--trainer.max_steps=3", "--trainer.max_steps=4", "--trainer.max_steps=6"]),
         (["--trainer.overfit_batches=3"], [stop_at("on_train_batch_end", 0, 0), stop_at("on_train_batch_end", 1, 1)]),
         ([f"--model={__name__}.Scheduled"], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 2)]),
+        (
+            [MORE_AND_MORE, "--data.init_args.batch_size=2"],
+            [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 2)],
+        ),
+        ([AVERAGING], [stop_at("on_train_batch_end", 0, 1), "--trainer.max_epochs=1"]),
+        ([SWA, "--trainer.max_epochs=3"], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 1)]),
+        ([*WAITING, "--trainer.min_epochs=2"], ["--trainer.max_steps=3", "--trainer.max_steps=6"]),
+        pytest.param([*WAITING, "--trainer.min_steps=6"], ["--trainer.max_steps=3"], marks=pytest.mark.slow),
     ],
     ids=[
         "within",
@@ -214,6 +236,11 @@ OFTEN = "--trainer.val_check_interval=0.5"
         "steps",
         "overfitting",
         "scheduled",
+        "more-and-more",
+        "averaging",
+        "averaging-at-the-end",
+        "waiting-for-min-epochs",
+        "waiting-for-min-steps",
     ],
 )
 def test_a_run_that_stops_itself_goes_on_as_if_it_had_not(more: list[str], stops: list[str], paintings: Path) -> None:
@@ -257,26 +284,72 @@ def test_a_run_that_stops_within_an_epoch_says_how_to_go_on(fruits: Path, caplog
     assert "Stopped" not in caplog.text
 
 
+def test_a_validation_of_averaged_weights_is_finished_before_a_signal_ends_the_run(paintings: Path) -> None:
+    arguments = tiny("fit", paintings, AVERAGING, config=COLORIZER)
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    assert run([*arguments, at("on_validation_batch_start", 0, 1)]) == 143
+    assert run(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
 def impatient(patience: int) -> str:
     """Stop after ``patience`` validations: no loss falls by as much as this asks for."""
-    settings = f"{{monitor: val/loss, min_delta: 9, patience: {patience}}}"
-    return f"--trainer.callbacks+={{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {settings}}}"
+    return callback("EarlyStopping", f"monitor: val/loss, min_delta: 9, patience: {patience}")
 
 
-@pytest.mark.parametrize(("often", "steps"), [("0.25", 2), ("1.0", 8)])
-def test_after_early_stopping_a_run_goes_on_only_with_more_patience(
-    often: str, steps: int, paintings: Path, caplog: pytest.LogCaptureFixture
+def content(threshold: int) -> str:
+    """Stop after a validation: every loss is above -9."""
+    return callback("EarlyStopping", f"monitor: val/loss, patience: 100, divergence_threshold: {threshold}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "often", "steps", "said"),
+    [
+        (impatient(1), impatient(100), "0.25", 2, "stopped improving. To go on, set its patience to more than 1."),
+        pytest.param(
+            impatient(1),
+            impatient(100),
+            "1.0",
+            8,
+            "stopped improving. To go on, set its patience to more than 1.",
+            marks=pytest.mark.slow,
+        ),
+        (content(-9), content(9), "1.0", 4, "passed a limit. To go on, change that limit."),
+    ],
+    ids=["within-an-epoch", "after-an-epoch", "threshold"],
+)
+def test_after_early_stopping_a_run_goes_on_only_with_another_limit(
+    old: str, new: str, often: str, steps: int, said: str, paintings: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = tiny(
         "fit", paintings, f"--trainer.val_check_interval={often}", "--trainer.max_epochs=3", config=COLORIZER
     )
-    main([*arguments, impatient(100)])
+    main([*arguments, new])
     arguments += ["--trainer.default_root_dir=stopped", GO_ON]
-    assert [main([*arguments, impatient(1)]).trainer.global_step for _ in range(2)] == [steps, steps]
-    said = "EarlyStopping ended this run because val/loss stopped improving. To go on, set its patience to more than 1."
-    assert caplog.messages.count(said) == 1
-    main([*arguments, impatient(100)])
+    assert [main([*arguments, old]).trainer.global_step for _ in range(2)] == [steps, steps]
+    assert caplog.messages.count(f"EarlyStopping ended this run because val/loss {said}") == 2
+    main([*arguments, new])
     assert_same(only("stopped"), expected=only("runs"), apart_from="stop")  # EarlyStopping saves when it stopped
+
+
+class WorseOnce(Callback):
+    """Logs a metric that gets worse in the second epoch and better in all others."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val/worse_once", 1.0 if trainer.current_epoch == 1 else -1.0 * trainer.current_epoch)
+
+
+def test_early_stopping_that_waits_for_min_epochs_is_remembered(
+    paintings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = callback("EarlyStopping", "monitor: val/worse_once, patience: 1")
+    more = ["--trainer.max_epochs=5", "--trainer.min_epochs=3", f"--trainer.callbacks+={__name__}.WorseOnce", early]
+    arguments = tiny("fit", paintings, *more, GO_ON, config=COLORIZER)
+    assert main([*arguments, "--trainer.max_steps=8"]).trainer.current_epoch == 2
+    assert "EarlyStopping" not in caplog.text
+    assert [main(arguments).trainer.current_epoch for _ in range(2)] == [3, 3]
+    assert caplog.text.count("EarlyStopping ended this run because val/worse_once stopped improving.") == 2
 
 
 def test_a_grad_scaler_goes_on_where_a_kill_left_it(fruits: Path) -> None:
