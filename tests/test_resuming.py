@@ -254,7 +254,9 @@ def test_a_run_that_stops_itself_goes_on_as_if_it_had_not(more: list[str], stops
     assert_same(only("stopped"), expected=only("runs"), apart_from=".current_score")
 
 
-@pytest.mark.parametrize("more", [[], ACCUMULATING], ids=["plain", "accumulating"])
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(ACCUMULATING, marks=pytest.mark.slow)], ids=["plain", "accumulating"]
+)
 def test_two_processes_that_stop_themselves_go_on_as_if_they_had_not(more: list[str], paintings: Path) -> None:
     arguments = tiny("fit", paintings, "--data.init_args.batch_size=2", *more, config=COLORIZER)
     assert run_two(arguments) == 0
@@ -371,7 +373,10 @@ def ask_always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("ask_always")
 @pytest.mark.parametrize(
     ("config", "more"),
-    [(CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]), (COLORIZER, [])],
+    [
+        (CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
+        pytest.param(COLORIZER, [], marks=pytest.mark.slow),
+    ],
     ids=["calibrated-bf16-workers", "colorizer"],
 )
 def test_two_processes_that_are_stopped_end_as_if_they_were_not(
@@ -388,7 +393,9 @@ def test_two_processes_that_are_stopped_end_as_if_they_were_not(
 
 
 @pytest.mark.usefixtures("ask_always")
-@pytest.mark.parametrize("config", [CALIBRATED, COLORIZER], ids=["calibrated", "colorizer"])
+@pytest.mark.parametrize(
+    "config", [CALIBRATED, pytest.param(COLORIZER, marks=pytest.mark.slow)], ids=["calibrated", "colorizer"]
+)
 def test_three_processes_that_are_stopped_sum_in_the_same_order(config: Path, fruits: Path, paintings: Path) -> None:
     root = paintings if config == COLORIZER else fruits
     arguments = tiny("fit", root, "--data.init_args.batch_size=2", config=config)
@@ -482,16 +489,17 @@ def test_a_signal_to_all_processes_spares_the_workers(fruits: Path) -> None:
         assert process.exitcode == status
 
 
-@pytest.mark.parametrize(
-    "more", ["--data.init_args.batch_size=3", "--data.init_args.seed=1", "--trainer.overfit_batches=3"]
-)
-def test_within_an_epoch_other_batches_are_refused(more: str, fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_within_an_epoch_other_batches_are_refused(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(tiny("fit", fruits, at("on_train_batch_end", 0, 1))) == 143
-    assert run(tiny("fit", fruits, more, "--ckpt_path=last")) == 2
-    name, value = more.rpartition(".")[2].split("=")
-    saved = {"batch_size": 4, "seed": 0, "overfit_batches": 0.0}[name]
-    said = f"error: this checkpoint was saved mid-epoch with {name} {saved}, now {value}. Use the same, or"
-    assert said in capfd.readouterr().err
+    for name, saved in {
+        "data.init_args.batch_size": 4,
+        "data.init_args.seed": 0,
+        "trainer.overfit_batches": 0.0,
+    }.items():
+        assert run(tiny("fit", fruits, f"--{name}=3", GO_ON)) == 2
+        setting = name.rpartition(".")[2]
+        said = f"error: this checkpoint was saved mid-epoch with {setting} {saved}, now 3. Use the same, or"
+        assert said in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
