@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
@@ -21,7 +22,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 import train
 from datamodules import FruitsDataModule
 from datamodules.demo import fruits as demo
-from tests.world import CONFIGS, read_wandb, tiny
+from tests.world import CONFIGS, live_in, read_wandb, tiny, write_fruits
 from train import main
 from vae import ConvVAE
 
@@ -202,12 +203,32 @@ def test_home_is_expanded_in_every_path(fruits: Path, tmp_path: Path, monkeypatc
     assert main(tiny("validate", Path("~/fruits"), "--config=~/mine.yaml", checkpoint)).trainer
 
 
+@pytest.fixture(scope="session")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a run of one epoch was started."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        live_in(folder, monkeypatch)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()  # forgets the mode that it saw first
+        main(tiny("fit", write_fruits(folder / "fruits"), "--trainer.max_epochs=1"))
+    return folder
+
+
+@pytest.fixture
+def first(one_epoch: Path) -> Path:
+    """The run's folder, copied to where it would be if this test had trained it."""
+    (folder,) = Path(shutil.copytree(one_epoch / "runs", "runs")).iterdir()
+    return folder
+
+
 @pytest.mark.parametrize("best", [0, 1])
-def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(best: int, fruits: Path, tmp_path: Path) -> None:
+def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(
+    best: int, first: Path, fruits: Path, tmp_path: Path
+) -> None:
     spoiled = [f"--trainer.callbacks+={__name__}.SpoilLastEpoch"] if best == 0 else []
-    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
     Path("runs").rename("moved")
-    renamed = (tmp_path / "moved" / first.run_folder.name).rename(tmp_path / "moved" / "my best run")
+    renamed = (tmp_path / "moved" / first.name).rename(tmp_path / "moved" / "my best run")
     more = ["--trainer.max_epochs=2", *spoiled]
     resumed = main(tiny("fit", fruits, f"--ckpt_path={renamed}/checkpoints/last.ckpt", *more))
     assert not Path("runs").exists()
@@ -215,43 +236,44 @@ def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(best: int, fruits: 
     assert [row["epoch"] for row in metrics(renamed) if row["val/loss"]] == ["0", "1"]
     checkpoints = {path.name for path in (renamed / "checkpoints").iterdir()}
     assert checkpoints == {f"best-epoch00{best}.ckpt", "last.ckpt"}
-    assert torch.load(renamed / "checkpoints" / "last.ckpt", weights_only=True)["run_id"] == first.run_folder.name
+    assert torch.load(renamed / "checkpoints" / "last.ckpt", weights_only=True)["run_id"] == first.name
     records = read_wandb(renamed)
-    assert {record["run_id"] for record in records["run"] if "run_id" in record} == {first.run_folder.name}
+    assert {record["run_id"] for record in records["run"] if "run_id" in record} == {first.name}
     assert [record["item"]["trainer/global_step"] for record in records["history"] if "val/loss" in record["item"]]
     again = main(tiny("fit", fruits, "--trainer.default_root_dir=moved", "--ckpt_path=last", "--trainer.max_epochs=3"))
     assert again.run_folder.name == "my best run"
 
 
-def test_a_link_to_a_checkpoint_leads_to_its_run(fruits: Path) -> None:
-    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
-    Path("best.ckpt").symlink_to(first.run_folder / "checkpoints" / "last.ckpt")
+def test_a_link_to_a_checkpoint_leads_to_its_run(first: Path, fruits: Path) -> None:
+    Path("best.ckpt").symlink_to(first / "checkpoints" / "last.ckpt")
     resumed = main(tiny("fit", fruits, "--ckpt_path=best.ckpt"))
-    assert resumed.run_folder.samefile(first.run_folder)
-    checkpoints = first.run_folder / "checkpoints"  # on another disk, say
+    assert resumed.run_folder.samefile(first)
+    checkpoints = first / "checkpoints"  # on another disk, say
     checkpoints.symlink_to(checkpoints.rename("elsewhere").resolve())
     resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
-    assert resumed.run_folder == first.run_folder
-    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0", "1", "2"]
+    assert resumed.run_folder == first
+    assert [row["epoch"] for row in metrics(first) if row["val/loss"]] == ["0", "1", "2"]
 
 
-def test_a_checkpoint_may_be_named_from_its_own_folder(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
-    monkeypatch.chdir(first.run_folder / "checkpoints")
+def test_a_checkpoint_may_be_named_from_its_own_folder(
+    first: Path, fruits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(first / "checkpoints")
     assert main(tiny("fit", fruits, "--ckpt_path=last.ckpt")).run_folder.samefile("..")
     assert {path.name for path in Path().iterdir()} == {"best-epoch001.ckpt", "last.ckpt"}
 
 
-def test_a_checkpoint_copied_out_of_its_run_keeps_the_run_id(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+def test_a_checkpoint_copied_out_of_its_run_keeps_the_run_id(
+    first: Path, fruits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for copy in (Path("copy.ckpt"), Path("checkpoints/last.ckpt")):  # not every folder of this name is a run's
         copy.parent.mkdir(exist_ok=True)
-        shutil.copy(first.run_folder / "checkpoints" / "last.ckpt", copy)
+        shutil.copy(first / "checkpoints" / "last.ckpt", copy)
         resumed = main(tiny("fit", fruits, f"--ckpt_path={copy}", f"--trainer.default_root_dir={copy.stem}"))
-        assert resumed.run_folder == Path(copy.stem, first.run_folder.name)
+        assert resumed.run_folder == Path(copy.stem, first.name)
         where = f"which is in no run's folder; the run goes on in {resumed.run_folder}"
         assert f"Resuming: from {copy}, {where}" in caplog.messages
-    assert [row["epoch"] for row in metrics(first.run_folder) if row["val/loss"]] == ["0"]
+    assert [row["epoch"] for row in metrics(first) if row["val/loss"]] == ["0"]
 
 
 @pytest.fixture
