@@ -22,6 +22,8 @@ from train import main
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 CALIBRATED = CONFIGS / "vae_calibrated.yaml"
 GO_ON = "--ckpt_path=last"
+ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
+OFTEN = "--trainer.val_check_interval=0.5"
 # float16 on a CPU; steps overflow at first, and the scaler halves its factor each time
 HALF = [
     "--trainer.precision=null",
@@ -138,14 +140,16 @@ STOPS = (  # one after the other, all in one run
         pytest.param(
             COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"], marks=pytest.mark.slow
         ),
-        (COLORIZER, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]),
-        (COLORIZER, ["--trainer.val_check_interval=0.5"]),
+        pytest.param(COLORIZER, ACCUMULATING, marks=pytest.mark.slow),
+        pytest.param(COLORIZER, [OFTEN], marks=pytest.mark.slow),
+        (COLORIZER, [OFTEN, *ACCUMULATING]),
     ],
     ids=[
         "calibrated-bf16-workers",
         "colorizer-bf16-workers",
         "colorizer-accumulating",
         "colorizer-often",
+        "colorizer-often-accumulating",
     ],
 )
 def test_a_run_that_is_stopped_anywhere_ends_as_if_it_were_not(
@@ -193,8 +197,6 @@ def callback(name: str, settings: str = "") -> str:
     return f"--trainer.callbacks+={{class_path: lightning.pytorch.callbacks.{name}, init_args: {{{settings}}}}}"
 
 
-ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
-OFTEN = "--trainer.val_check_interval=0.5"
 AVERAGING = callback("EMAWeightAveraging", "decay: 0.5")
 SWA = callback("StochasticWeightAveraging", "swa_lrs: 0.01, swa_epoch_start: 2, device: null")
 WAITING = ["--trainer.max_epochs=3", stop_at("on_train_batch_end", 0, 1)]
@@ -445,7 +447,7 @@ def test_within_an_epoch_it_is_saved_by_steps_or_minutes(when: str, step: int, f
 @pytest.mark.parametrize(
     ("more", "step"),
     [
-        ([], 4),
+        pytest.param([], 4, marks=pytest.mark.slow),
         (["--trainer.val_check_interval=2", "--trainer.limit_train_batches=3"], 2),  # within the epoch
         ([OFTEN, "--trainer.limit_train_batches=2", "--model.init_args.lr=0.00001"], 2),  # at the last batch
     ],
