@@ -165,6 +165,8 @@ def scaler(trainer: Trainer) -> Any:
 
 def norms(gradients: list[Tensor]) -> Tensor:
     """Return each gradient's norm, or on a CPU its sum: finite if the gradient is. In float32: float16 may overflow."""
+    if not gradients:  # in the last epoch of StochasticWeightAveraging, which only renews BatchNorm's statistics
+        return torch.zeros(0)
     if gradients[0].is_cpu:  # where a sum takes half of a norm's time
         return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients])
     return torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))  # a few kernels for all

@@ -166,3 +166,11 @@ def test_finite_gradients_whose_sum_float16_cannot_hold_are_let_pass() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     checks = StopWhenNotFinite()
     checks.on_before_optimizer_step(trainer, module, torch.optim.SGD([module.weight], lr=1))
+
+
+def test_an_epoch_without_gradients_is_no_fault(fruits: Path) -> None:
+    """StochasticWeightAveraging ends with one for BatchNorm's statistics, which then belong to the average."""
+    averaging = "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.001, swa_epoch_start: 1, device: null}}"
+    run = main(tiny("fit", fruits, f"--trainer.callbacks+={averaging}", "--trainer.max_epochs=3"))
+    norm = next(module for module in run.model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert norm.num_batches_tracked == 4  # counted anew in that epoch of 4 batches
