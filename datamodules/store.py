@@ -324,5 +324,9 @@ def as_it_is(batch: Any) -> Any:
 
 
 def leave_group(worker: int) -> None:
-    """Shield a worker from signals sent to every process of a terminal or job; its parent ends it."""
+    """Shield a worker from signals sent to every process of a terminal or job; its parent ends it, or is gone."""
     os.setpgrp()
+    parent = multiprocessing.parent_process()
+    # torch watches the parent from a little later on, and would take whoever has adopted the worker for it
+    if parent and multiprocessing.get_start_method() == "fork" and os.getppid() != parent.pid:
+        os._exit(1)

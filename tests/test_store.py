@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from datamodules import store as stores
-from datamodules.store import Entry, open_store, read_manifest
+from datamodules.store import Entry, leave_group, open_store, read_manifest
 from images.reading import read_square
 from system.errors import PigmentError
 from tests.world import damaged_exif, write_bad_files
@@ -411,3 +412,24 @@ def test_a_store_that_was_cut_short_is_not_read(tmp_path: Path) -> None:
     os.truncate(store.folder / "pixels.uint8", 100)
     with pytest.raises(PigmentError, match=r"is damaged. Delete it"):
         store.read(np.array([0]), np.empty((1, 16, 16, 3), np.uint8))
+
+
+def start_a_worker_and_end(writer: int) -> None:
+    multiprocessing.get_context("fork").Process(target=work_alone, args=(os.getpid(), writer)).start()
+    os._exit(0)
+
+
+def work_alone(parent: int, writer: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    leave_group(0)
+    os.write(writer, b"still here")
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers are not forked here")
+def test_a_worker_that_starts_after_its_parent_was_killed_ends() -> None:
+    reader, writer = os.pipe()
+    multiprocessing.get_context("fork").Process(target=start_a_worker_and_end, args=(writer,)).start()
+    os.close(writer)
+    with open(reader, "rb") as said:
+        assert said.read() == b""
