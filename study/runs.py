@@ -14,7 +14,7 @@ from resuming.lightning_internals import finished_epochs
 from resuming.loggers import METRICS_FILE, read_metrics
 from system.errors import PigmentError, reason
 
-# data settings that do not affect the model, except root, which ``kept`` compares; only older runs have on_device
+# data settings that do not affect the model, except root, compared by where it lies; only older runs have on_device
 HOW_READ = ("root", "num_workers", "on_device", "list_files")
 Curve = list[tuple[int, float]]  # (epoch, value)
 
@@ -68,8 +68,7 @@ class Run:
     @property
     def recipe(self) -> tuple[Any, ...]:
         """What all seeds of a model must share."""
-        data = {name: value for name, value in self.config["data"]["init_args"].items() if name not in HOW_READ}
-        return kept(self.config), data, self.config["trainer"]["max_epochs"]
+        return kept(self.config), self.config["trainer"]["max_epochs"]
 
     @property
     def seconds(self) -> float | None:
@@ -99,10 +98,10 @@ class Run:
 
 
 def kept(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a run must keep to resume, with one spelling for each."""
+    """Return the settings of model and data that a run must keep to resume, with one spelling for each."""
     data = config["data"]["init_args"]
-    images = {"data": class_name(config["data"]), "root": located(data.get("root")), "size": data.get("size")}
-    return {**model_of(config), **images}
+    settings = {name: value for name, value in data.items() if name not in HOW_READ}
+    return {**model_of(config), "data": class_name(config["data"]), "root": located(data.get("root")), **settings}
 
 
 def model_of(config: dict[str, Any]) -> dict[str, Any]:
