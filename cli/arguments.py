@@ -1,8 +1,19 @@
-"""Types for argparse: what they raise is the message that the user reads."""
+"""What all commands but train.py parse their options with; what a type raises is the message that the user reads."""
 
+import argparse
 import os
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import NoReturn
+
+from system.errors import shown
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Python's own, whose errors quote nothing that could control the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
 
 
 def local_path(text: str) -> Path:

@@ -1,21 +1,20 @@
 """Colorize image files: python -m colorization PATHS... --ckpt CKPT --out FOLDER"""
 
-import argparse
 import glob
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from cli.arguments import local_path
+from cli.arguments import ArgumentParser, local_path
 from colorization import Colorizer
 from colorization.pictures import colorize_files
 from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
 from images.writing import keeps_name
 from resuming.checkpoints import load_model
+from system.atomic import make_folders
 from system.command import Command
-from system.errors import PigmentError, reason, shown
+from system.errors import PigmentError, shown
 from system.hardware import within_memory
 
 DESCRIPTION = """\
@@ -27,7 +26,7 @@ EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it co
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m colorization", description=DESCRIPTION, epilog=EXIT_STATUS)
+    parser = ArgumentParser("python -m colorization", description=DESCRIPTION, epilog=EXIT_STATUS)
     parser.add_argument(
         "paths",
         nargs="+",
@@ -40,8 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", required=True, type=local_path, help="folder for the results; keeps subfolders, replaces old results"
     )
-    options = parser.parse_args(args)
     with Command() as command:
+        options = parser.parse_args(args)
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
             outputs, passed_over = plan(options.paths, options.out)
             colorizer, _ = load_model(options.ckpt, Colorizer)
@@ -96,20 +95,6 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
     if conflicts:
         raise PigmentError(f"{'; '.join(conflicts)}. Rename some, or use several folders for --out.")
     return outputs, passed_over
-
-
-def make_folders(outputs: Iterable[Path]) -> None:
-    """Create the folders for the results, and try to write to each.
-
-    Raises:
-        PigmentError: if a folder cannot be written to.
-    """
-    for folder in dict.fromkeys(output.parent for output in outputs):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise PigmentError(f"cannot write to '{folder}': {reason(error)}. Choose a different --out.") from error
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from study.claims import ABOUT, CLAIMS, DEVIATION, HARDLY, PAIRS, Assessed, Figu
 from study.measures import Family, Tested, difference, held_out, measure, summarize
 from study.runs import find_runs, model_of
 from study.training import CONFIGS, as_parsed
-from system.atomic import writing
+from system.atomic import make_folders, writing
 from system.errors import PigmentError, shown
 from vae import ConvVAE
 
@@ -47,7 +47,9 @@ def write_page(study: Path) -> Path:
         PigmentError: if no run in the study can be used, or the files cannot be written.
     """
     name = study.resolve().name
+    page, figures = study / "study.html", study / "study.csv"
     runs, left_out = find_runs(study)
+    make_folders([page, figures])
     families = measure(runs, left_out)
     if not families:
         reasons = "; ".join(f"{what}: {why}" for what, why in left_out.items())
@@ -70,7 +72,6 @@ def write_page(study: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page, figures = study / "study.html", study / "study.csv"
     with writing(page, "w", encoding="utf-8") as file:
         file.write(templates.get_template("page.html.jinja").render(context))
     tested = [one for family in (colorizers, vaes) if family for several in family.models.values() for one in several]

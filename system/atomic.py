@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from system.errors import PigmentError, reason
@@ -43,6 +44,24 @@ def writing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
         with suppress(OSError):  # already renamed, or never created
             partial.unlink()
     sync_folder(path.parent)
+
+
+def make_folders(files: Iterable[Path]) -> None:
+    """Create the folders of files to be written, and try to write to each, before the work that makes the files.
+
+    Raises:
+        PigmentError: if a folder cannot be written to, or stands where a file should.
+    """
+    files = list(files)
+    for file in files:
+        if file.is_dir():
+            raise PigmentError(f"cannot write to '{file}': it is a folder, must be a file. Choose a different --out.")
+    for folder in dict.fromkeys(file.parent for file in files):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise PigmentError(f"cannot write to '{folder}': {reason(error)}. Choose a different --out.") from error
 
 
 def link(source: Path, path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.arguments import local_path, positive, seed
+from cli.arguments import ArgumentParser, local_path, positive, seed
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from cli.arguments import local_path, positive, seed
         ("--number=1.5", "argument --number: must be a whole number, 1 or more, not 1.5"),
         ("--seed=-1", "argument --seed: must be a whole number, 0 or more, not -1"),
         (f"--seed={2**63}", f"argument --seed: must be less than 2**63, not {2**63}"),
+        ("--seed=\x1b[31m", "argument --seed: must be a whole number, 0 or more, not \\x1b[31m"),
+        ("--x\x1b[31m\nfake", "unrecognized arguments: --x\\x1b[31m\\nfake"),
     ],
 )
 def test_what_is_refused(given: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +36,7 @@ def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(*args: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = ArgumentParser()
     parser.add_argument("--number", type=positive)
     parser.add_argument("--seed", type=seed)
     return parser.parse_args(args)

@@ -92,6 +92,9 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
         (1, f"begun with root {paintings}, not {fruits}", f"--root={fruits}", f"--configs={SHALLOW}"),
         (1, "begun with model ShallowColorizer, not DeepColorizer", f"--epochs={num_epochs}", f"--configs={deep}"),
         (1, "begun with data PaintingsDataModule, not Fruits", f"--configs={SHALLOW}", "--data=FruitsDataModule"),
+        (0, "", f"--epochs={num_epochs}", f"--configs={SHALLOW}", "--data.num_workers=1"),
+        (1, "begun with batch_size 4, not 8", f"--configs={SHALLOW}", "--data.batch_size=8"),
+        (1, "begun with flip True, not False", f"--configs={SHALLOW}", "--data.flip=false"),
         (1, "begun with lr 0.001, not 0.002", f"--configs={SHALLOW}", "--model.lr=2e-3"),
         (2, "--data.size cannot be given here: use --size", f"--configs={SHALLOW}", "--data.size=24"),
         (1, "4_shallow_adam, seed 0: begun with size 16, not 24", "--size=24", f"--configs={SHALLOW}"),
@@ -288,6 +291,16 @@ def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: p
     (tmp_path / "photos" / "2020").mkdir(parents=True)
     assert main(["page", f"--out={tmp_path}"]) == 2
     assert "photos: not part of this study" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "4_shallow_adam" / "seed0").mkdir(parents=True)
+    (tmp_path / "study.csv").mkdir()
+    assert main(["page", f"--out={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()  # no progress
+    assert f"cannot write to '{tmp_path / 'study.csv'}': it is a folder" in line
 
 
 FIGURES = {  # each mse deviates by 5 %, so models with two seeds have a margin of 0.05 * sqrt(1 / 2 + 1 / 2) * 2 = 10 %

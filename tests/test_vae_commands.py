@@ -174,7 +174,8 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
         (["neighbors", "--root="], "root is empty. Name a folder"),
         (["neighbors", "--root=none"], "there is no folder 'none': root must name"),
-        (["sample", "--out=text.ckpt/grid.png"], "'text.ckpt/grid.png' cannot be written"),
+        (["sample", "--ckpt=none.ckpt", "--out=text.ckpt/grid.png"], "cannot write to 'text.ckpt': File exists"),
+        (["sample", "--ckpt=none.ckpt", "--out=."], "cannot write to '.': it is a folder"),
     ],
 )
 def test_mistakes_get_a_line(

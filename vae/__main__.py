@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cli.arguments import local_path, positive, seed
+from cli.arguments import ArgumentParser, local_path, positive, seed
 from datamodules.folder import FolderDataModule, Images, as_images
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from images.files import open_file
 from images.reading import read_square
 from modes import evaluating
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
+from system.atomic import make_folders
 from system.command import Command
 from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
@@ -30,19 +31,20 @@ BATCH = 256  # images encoded, decoded or compared at a time
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(args)
     with Command() as command:
+        options = make_parser().parse_args(args)
+        make_folders([options.out])
         with within_memory("Ask for fewer images, or set CUDA_VISIBLE_DEVICES= to use the CPU."):
             options.run(options)
         print(shown(options.out))
     return command.status
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m vae", description=__doc__, allow_abbrev=False)
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser("python -m vae", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True)
 
-    def add(run: Callable[..., None], written: str = "PNG") -> argparse.ArgumentParser:
+    def add(run: Callable[..., None], written: str = "PNG") -> ArgumentParser:
         what = (run.__doc__ or "").rstrip(".")
         command = commands.add_parser(run.__name__, help=what, description=f"{what}.", allow_abbrev=False)
         command.add_argument("--ckpt", required=True, type=local_path, help="checkpoint of a VAE")
