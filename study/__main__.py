@@ -1,20 +1,18 @@
 """Train the report's nine models on the same images and compare them on a page: python -m study run, then page"""
 
-import argparse
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.arguments import local_path, positive, seed
+from cli.arguments import ArgumentParser, local_path, positive, seed
 from cli.quiet import quiet_lightning
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.command import Command
 from system.errors import shown
 from system.hardware import within_memory
-from system.signals import Interrupted
 
 RUN = """\
 Train models one after the other, or one on each GPU, each through train.py. Finished models are skipped, stopped ones
@@ -22,8 +20,8 @@ resume, and failures are listed at the end. Options that are not listed here go 
 PAGE = "Test all finished models on the same held-out images, and write study.html and study.csv."
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m study", description=__doc__, allow_abbrev=False)
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser("python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", description=RUN, help="train models", allow_abbrev=False)
     run.add_argument(
@@ -47,17 +45,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    parser = make_parser()
-    options, more = parser.parse_known_args(args)
-    if more and options.command == "page":
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
     with Command() as command:
-        try:
-            if options.command == "run":
-                return train_all(options, more)
-        except Interrupted as stop:
-            print("\nStopped. Run the same command again to resume.", file=sys.stderr)
-            return int(str(stop.code))
+        parser = make_parser()
+        options, more = parser.parse_known_args(args)
+        if options.command == "run":
+            return train_all(options, more)
+        if more:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):

@@ -23,7 +23,7 @@ from cli.parser import StrictParser, short
 from study.runs import Run, kept, read_config
 from system.errors import PigmentError, reason, shown
 from system.hardware import start_gpu
-from system.signals import handling, interrupt
+from system.signals import Interrupted, handling, interrupt
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"))
@@ -78,6 +78,9 @@ def train_all(options: Namespace, more: list[str]) -> int:
         pool = ThreadPoolExecutor(devices.qsize())
         try:
             failures = [failure for failure in pool.map(train, tasks) if failure]
+        except Interrupted:
+            print("\nStopped. Run the same command again to resume.", file=sys.stderr)
+            raise
         finally:
             stopping.set()
             pool.shutdown(cancel_futures=True)
@@ -149,13 +152,13 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     Raises:
         PigmentError: if it was begun with different settings, or is already in training.
     """
-    run, shown = task.run, advance(bar, task, 0)
+    run, num_shown = task.run, advance(bar, task, 0)
     if run.has_begun:
         begun = kept(run.config)
         for name, value in task.settings.items():
             if begun.get(name, value) != value:
                 raise PigmentError(f"begun with {name} {begun[name]}, not {value}; choose a different --out")
-    if shown == task.num_epochs:
+    if num_shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)
     names = {"WANDB_RUN_GROUP": run.folder.parents[1].name, "WANDB_NAME": str(run)}
@@ -175,23 +178,23 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
         )
     try:
         while process.poll() is None and not stopping.wait(POLL):
-            shown = advance(bar, task, shown)
+            num_shown = advance(bar, task, num_shown)
     finally:
         process.terminate()  # if it still runs, it saves first
         status = process.wait()
         with run.times.open("a") as times:
             times.write(f"{time.monotonic() - start:.1f}\n")
-    if advance(bar, task, shown) == task.num_epochs and status == 0:
+    if advance(bar, task, num_shown) == task.num_epochs and status == 0:
         return ""
     said = [line for line in run.log.read_text(errors="replace").splitlines() if line.strip()]
     mistakes = [line for line in said if line.startswith("error: ")] or said[-1:] or [""]
     return f"{run}: not finished, exit status {status}. {mistakes[0]} ({run.log})"
 
 
-def advance(bar: "tqdm[Any]", task: Task, shown: int) -> int:
+def advance(bar: "tqdm[Any]", task: Task, num_shown: int) -> int:
     """Show how many epochs of a run are finished, and return that number."""
     finished = min(task.run.num_epochs, task.num_epochs)
-    bar.update(finished - shown)
+    bar.update(finished - num_shown)
     return finished
 
 

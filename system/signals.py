@@ -16,7 +16,8 @@ class Interrupted(SystemExit):
 
     def __init__(self, signum: int, rank: int = 0) -> None:
         # the launcher kills the first process 5 s after another fails, even if the first is still drawing
-        super().__init__(128 + signum if rank == 0 else 0)
+        self.status = 128 + signum if rank == 0 else 0
+        super().__init__(self.status)
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
