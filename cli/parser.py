@@ -48,8 +48,7 @@ class StrictParser(LightningArgumentParser):
     ) -> Namespace:
         args = sys.argv[1:] if args is None else list(args)
         for arg in args:
-            if not arg.isascii() and any("\ud800" <= char <= "\udfff" for char in arg):
-                self.error(f"{arg}: not valid {sys.getfilesystemencoding()}, which a config cannot hold; rename it")
+            self.check_text(arg)
         if self._subcommands_action and args:
             self._choose(args[0], self._subcommands_action.choices)
         else:
@@ -86,6 +85,10 @@ class StrictParser(LightningArgumentParser):
         where = ex.where if isinstance(ex, Mistake) else self._where(message)
         sys.stderr.write(f"error: {shown(message)}\n" + (f"  {shown(where)}\n" if where else ""))
         self.exit(2)
+
+    def check_text(self, text: str) -> None:
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            self.error(f"{text}: not valid {sys.getfilesystemencoding()}, which a config cannot hold; rename it")
 
     def _choose(self, word: str, subcommands: dict[str, "StrictParser"]) -> None:
         if word in ("-h", "--help"):

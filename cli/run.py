@@ -54,6 +54,8 @@ class PigmentCLI(LightningCLI):
         run_folder: ``<trainer.default_root_dir>/<run id>``, or the folder of the run that is resumed.
     """
 
+    parser: StrictParser
+
     def __init__(self, command: Command, args: ArgsType = None) -> None:
         self.command = command
         self.offline_because: str | None = None
@@ -91,6 +93,7 @@ class PigmentCLI(LightningCLI):
         self.run_folder = Path(config.trainer.default_root_dir or "", self.run_id)
         if config.ckpt_path:
             self._agree_with_checkpoint(config)
+        self.parser.check_text(str(self.run_folder.absolute()))  # which W&B's settings in the config hold
         self.command.folder = self.run_folder
         if not config.trainer.fast_dev_run:
             self._prepare_loggers(config)
@@ -279,6 +282,8 @@ def in_plain_words() -> Iterator[None]:
         raise PigmentError(f"cannot compile: {error.inner_exception}. Fix that, or set compile to false.") from error
     except MisconfigurationException as error:  # Lightning refuses a setting
         raise PigmentError(reason(error)) from error
+    except wandb.errors.UsageError as error:
+        raise PigmentError(f"W&B refuses a setting: {reason(error)}") from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

@@ -469,3 +469,18 @@ def test_every_command_has_the_shared_defaults() -> None:
         check=True,
     ).stdout
     assert yaml.safe_load(printed)["trainer"]["precision"] == defaults["trainer"]["precision"]
+
+
+def test_a_working_directory_that_is_not_text_is_named(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("bad\udcff").mkdir()
+    monkeypatch.chdir("bad\udcff")
+    assert re.search(r"error: .*bad\\udcff/runs/.*: not valid utf-8, which a config cannot hold", refused("fit"))
+
+
+def test_a_project_that_weights_and_biases_refuses_is_named(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    assert "W&B refuses a setting: Invalid project name 'a/b'" in refused("fit")
