@@ -26,8 +26,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 from callbacks.progress import ProgressBar
 from cli.parser import StrictParser
 from resuming.checkpoints import TO_GO_ON, read_checkpoint
-from resuming.lightning_internals import cluster_environment, leave_config_alone
-from resuming.loggers import go_offline_if_necessary
+from resuming.lightning_internals import cluster_environment, finished_epochs, leave_config_alone
+from resuming.loggers import go_offline_if_necessary, sync_command
 from system.command import Command
 from system.errors import PigmentError, reason, shown
 from system.hardware import computes_bfloat16, hide_gpus, start_gpu
@@ -146,6 +146,11 @@ class PigmentCLI(LightningCLI):
         remedy = " Name another checkpoint"
         if folder:
             remedy += f", or use its run's own config: --config {folder / 'config.yaml'}"
+        num_epochs, limit = finished_epochs(checkpoint), config.trainer.max_epochs
+        if self.subcommand == "fit" and limit is not None and 0 <= limit < num_epochs:
+            self.parser.error(
+                f"trainer.max_epochs is {limit}, but '{config.ckpt_path}' has had {num_epochs}; give more"
+            )
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in given and given[name] != value:
@@ -234,7 +239,7 @@ class PigmentCLI(LightningCLI):
             f"Model: {type(self.model).__name__}, {num_parameters:,} parameters, {self.trainer.precision} on {where}"
         )
         if self.offline_because:
-            upload = f"wandb sync {self.run_folder}/wandb/offline-run-*"
+            upload = sync_command(self.run_folder)
             rank_zero_info(shown(f"W&B: offline, {self.offline_because}. To upload this run later: {upload}"))
 
     @rank_zero_only
@@ -249,7 +254,7 @@ class PigmentCLI(LightningCLI):
         if (self.run_folder / "media").exists():
             lines["Pictures"] = str(self.run_folder / "media")
         if wandb.run and not wandb.run.disabled:
-            lines["W&B"] = wandb.run.url or f"wandb sync {self.run_folder}/wandb/offline-run-*"
+            lines["W&B"] = wandb.run.url or sync_command(self.run_folder)
         print(*(f"{what:10}{shown(where)}" for what, where in lines.items()), sep="\n")
 
     after_fit = after_validate = after_test = after_predict = say_where_everything_is

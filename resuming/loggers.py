@@ -8,6 +8,7 @@ those rows and logs them again. Weights & Biases cannot forget, so it is sent no
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -156,6 +157,11 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     lines = path.read_text().splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))  # a power cut may have cut the last one short
     return [{name: value for name, value in row.items() if value} for row in rows if (row["step"] or "").isdigit()]
+
+
+def sync_command(folder: Path) -> str:
+    """Return the command that uploads what was logged offline in a run's folder."""
+    return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
 
 
 def number(text: str) -> float | str:

@@ -19,7 +19,7 @@ from colorization.colorizer import BASELINES
 from datamodules.folder import FolderDataModule
 from datamodules.store import FINDINGS
 from images.drawing import grid
-from resuming.loggers import go_offline_if_necessary
+from resuming.loggers import go_offline_if_necessary, sync_command
 from study.charts import curves_svg
 from study.claims import ABOUT, CLAIMS, DEVIATION, HARDLY, PAIRS, Assessed, Figure, assess
 from study.measures import Family, Tested, difference, held_out, measure, summarize
@@ -216,8 +216,7 @@ def log_to_wandb(study: str, page: Path, figures: Path) -> None:
     """Log the page to its own W&B run, both as HTML and as a file beside its figures."""
     folder = page.parent.absolute()  # W&B's service process stays where it was started
     if offline_because := go_offline_if_necessary():
-        upload = f"wandb sync {folder}/wandb/offline-run-*"
-        print(shown(f"W&B: offline, {offline_because}. To upload the page later: {upload}"))
+        print(shown(f"W&B: offline, {offline_because}. To upload the page later: {sync_command(folder)}"))
     with wandb.init(project="pigment", job_type="study", name=f"{study} page", dir=folder) as run:
         run.log({"study": wandb.Html(page, inject=False)})
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{study}-page"), type="study")

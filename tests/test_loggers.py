@@ -12,12 +12,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks import ResumableCSVLogger
 from resuming import loggers
 from resuming.loggers import read_wandb as read_wandb_log
+from resuming.loggers import sync_command
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
 from tests.world import read_wandb, tiny
 from train import main
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")
+
+
+def test_the_line_that_uploads_a_run_can_be_pasted_whatever_its_folders_name() -> None:
+    assert sync_command(Path("runs/my best run")) == "wandb sync 'runs/my best run'/wandb/offline-run-*"
 
 
 def test_a_new_name_makes_a_new_column_and_keeps_the_rows(tmp_path: Path) -> None:

@@ -329,7 +329,8 @@ def test_a_folder_that_cannot_be_written_is_named(
 def test_fewer_epochs_than_the_checkpoint_has_are_refused(fruits: Path, refused: Callable[..., str]) -> None:
     main(tiny("fit", fruits))
     said = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=1")
-    assert "current_epoch=2, but you have set Trainer(max_epochs=1)" in said
+    assert "trainer.max_epochs is 1, but " in said
+    assert "last.ckpt' has had 2; give more" in said
 
 
 @pytest.mark.parametrize(
