@@ -57,12 +57,12 @@ class Entry(NamedTuple):
     path: str  # below the root
     part: str  # train, val or test; empty if the file's content would decide but cannot be read
     status: str  # kept; unreadable; passed over; or leak: an earlier part has the same bytes
-    reason: str  # why it was not read
-    duplicate_of: str  # the first file with the same bytes
-    colorfulness: str  # of a thumbnail, see images.colorfulness; empty if it was not read
-    profile: str  # what its colors were converted from, if they were
-    page: str  # which page or frame it is, if there are several
-    damage: str  # what damaged part was left out, if any
+    reason: str = ""  # why it was not read
+    duplicate_of: str = ""  # the first file with the same bytes
+    colorfulness: str = ""  # of a thumbnail, see images.colorfulness; empty if it was not read
+    profile: str = ""  # what its colors were converted from, if they were
+    page: str = ""  # which page or frame it is, if there are several
+    damage: str = ""  # what damaged part was left out, if any
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield all there is to say about the file: a key of FINDINGS, and the particulars."""
@@ -236,13 +236,12 @@ def _entries(files: Iterable[File], decoded: Iterable[Decoded]) -> Iterator[Entr
         part = file.part or (_part_of(digest) if digest else "")
         if fault:
             status = "passed over" if suffix(file.path) in PASSED_OVER else "unreadable"
-            yield Entry(file.path, part, status, fault, "", "", "", "", "")
+            yield Entry(file.path, part, status, reason=fault)
         else:
             original, original_part = first_with.setdefault(digest, (file.path, part))
             status = "kept" if original_part == part else "leak"
             duplicate_of = "" if original == file.path else original
-            said = (notes.get(note, "") for note in NOTES)
-            yield Entry(file.path, part, status, "", duplicate_of, f"{color:.1f}", *said)
+            yield Entry(file.path, part, status, "", duplicate_of, f"{color:.1f}", **notes)
 
 
 def _part_of(digest: bytes) -> Part:
