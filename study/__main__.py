@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cli.arguments import ArgumentParser, local_path, positive, seed
 from cli.quiet import quiet_lightning
+from cli.run import in_plain_words
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.command import Command
@@ -54,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
+        with in_plain_words(), within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
             print(f"Page  {shown(write_page(options.out))}")
     return command.status
 

@@ -9,7 +9,6 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from callbacks import progress
 from callbacks.progress import ProgressBar
 from resuming.loggers import read_metrics
-from system.signals import Interrupted
 from tests.test_resuming import GO_ON, at
 from tests.world import tiny
 from train import main
@@ -60,7 +59,7 @@ def test_the_bar_of_a_run_that_goes_on_within_an_epoch_has_its_name_and_length(
     fruits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.val_check_interval=2", GO_ON)
-    with pytest.raises(Interrupted):
+    with pytest.raises(SystemExit, match="143"):
         main([*arguments, at("on_validation_batch_start", 0, 1)])
     capsys.readouterr()
     main(arguments)
