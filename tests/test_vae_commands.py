@@ -76,15 +76,15 @@ def test_many_samples_are_decoded_in_batches(vae_run: PigmentCLI, monkeypatch: p
 
 
 def sample_within(num_bytes: int, checkpoint: Path) -> None:
-    """Sample a million images in a process that may take only so much more memory."""
+    """Sample ten million images in a process that may take only so much more memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + num_bytes,) * 2)
-    sys.exit(main(["sample", f"--ckpt={checkpoint}", "--out=grid.png", f"--number={10**6}"]))
+    sys.exit(main(["sample", f"--ckpt={checkpoint}", "--out=grid.png", f"--number={10**7}"]))
 
 
 def test_more_samples_than_fit_into_memory_are_refused(vae_run: PigmentCLI, capfd: pytest.CaptureFixture[str]) -> None:
     fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=sample_within, args=(2**29, last(vae_run)))  # their grid takes 1.6 GB
+    process = fork.Process(target=sample_within, args=(2**29, last(vae_run)))  # their grid takes 16 GB
     process.start()
     process.join()
     assert process.exitcode == 2
