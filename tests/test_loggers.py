@@ -57,7 +57,7 @@ def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
     assert metrics(tmp_path) == [{"loss": "0.5", "step": "0"}]
 
 
-@pytest.mark.parametrize("kept", [1.0, pytest.param(0.6, marks=pytest.mark.slow), 0.0])
+@pytest.mark.parametrize("kept", [*(pytest.param(kept, marks=pytest.mark.slow) for kept in (1.0, 0.6)), 0.0])
 def test_weights_and_biases_gets_what_a_kill_made_it_lose(kept: float, fruits: Path) -> None:
     """A kill cuts its log off, wherever its own process had reached."""
     arguments = tiny("fit", fruits)
@@ -78,6 +78,7 @@ class LogText(Callback):
             logger.log_metrics(words, trainer.global_step)
 
 
+@pytest.mark.slow
 def test_text_that_a_callback_logs_survives_a_stop(fruits: Path) -> None:
     arguments = tiny("fit", fruits, f"--trainer.callbacks+={__name__}.LogText")
     assert run([*arguments, at("on_validation_batch_start", 1, 1)]) == 143

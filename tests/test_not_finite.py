@@ -168,6 +168,7 @@ def test_finite_gradients_whose_sum_float16_cannot_hold_are_let_pass() -> None:
     checks.on_before_optimizer_step(trainer, module, torch.optim.SGD([module.weight], lr=1))
 
 
+@pytest.mark.slow
 def test_an_epoch_without_gradients_is_no_fault(fruits: Path) -> None:
     """StochasticWeightAveraging ends with one for BatchNorm's statistics, which then belong to the average."""
     averaging = "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.001, swa_epoch_start: 1, device: null}}"

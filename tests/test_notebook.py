@@ -104,9 +104,8 @@ def test_files_named_in_its_text_are_there() -> None:
 ROOMS = ("colorization", "vae", "study", "benchmarks")
 
 
-@pytest.mark.parametrize(
-    "command", ["train.py", *(pytest.param(f"-m {room}", marks=pytest.mark.slow) for room in ROOMS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train.py", *(f"-m {room}" for room in ROOMS)])
 def test_a_command_starts_whatever_backend_a_notebook_passes_on_to_it(command: str) -> None:
     backend = {"MPLBACKEND": "inline_elsewhere"}  # IPython's is installed here
     arguments = [sys.executable, *command.split(), "--help"]

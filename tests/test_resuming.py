@@ -225,7 +225,11 @@ MORE_AND_MORE = callback("GradientAccumulationScheduler", "scheduling: {0: 2, 1:
             [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 2)],
         ),
         ([AVERAGING], [stop_at("on_train_batch_end", 0, 1), "--trainer.max_epochs=1"]),
-        ([SWA, "--trainer.max_epochs=3"], [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 1)]),
+        pytest.param(
+            [SWA, "--trainer.max_epochs=3"],
+            [stop_at("on_train_batch_end", 0, 1), stop_at("on_train_batch_end", 1, 1)],
+            marks=pytest.mark.slow,
+        ),
         ([*WAITING, "--trainer.min_epochs=2"], ["--trainer.max_steps=3", "--trainer.max_steps=6"]),
         pytest.param([*WAITING, "--trainer.min_steps=6"], ["--trainer.max_steps=3"], marks=pytest.mark.slow),
     ],
@@ -319,7 +323,9 @@ def content(threshold: int) -> str:
             "stopped improving. To go on, set its patience to more than 1.",
             marks=pytest.mark.slow,
         ),
-        (content(-9), content(9), "1.0", 4, "passed a limit. To go on, change that limit."),
+        pytest.param(
+            content(-9), content(9), "1.0", 4, "passed a limit. To go on, change that limit.", marks=pytest.mark.slow
+        ),
     ],
     ids=["within-an-epoch", "after-an-epoch", "threshold"],
 )

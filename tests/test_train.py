@@ -222,7 +222,7 @@ def first(one_epoch: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("best", [0, 1])
+@pytest.mark.parametrize("best", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(
     best: int, first: Path, fruits: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +244,7 @@ def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(
     assert again.run_folder.name == "my best run"
 
 
+@pytest.mark.slow
 def test_a_link_to_a_checkpoint_leads_to_its_run(first: Path, fruits: Path) -> None:
     Path("best.ckpt").symlink_to(first / "checkpoints" / "last.ckpt")
     resumed = main(tiny("fit", fruits, "--ckpt_path=best.ckpt"))
@@ -349,8 +350,9 @@ def test_a_setting_that_weights_and_biases_refuses_is_named(
 
 
 def test_an_inherited_environment_ends_no_run(fruits: Path) -> None:
-    """A CI may turn warnings into errors, and a bare terminal may lack Unicode."""
-    env = os.environ | {"PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
+    """A CI may turn warnings into errors, a bare terminal may lack Unicode, and a notebook has its own Matplotlib."""
+    terminal = {"PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
+    env = os.environ | terminal | {"PYTHONWARNINGS": "error", "MPLBACKEND": "inline_elsewhere"}
     arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.default_root_dir=Früchte")
     done = subprocess.run([sys.executable, train.__file__, *arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
