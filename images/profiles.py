@@ -77,14 +77,16 @@ def split(image: Image.Image | NDArray[Any], space: str) -> tuple[NDArray[Any], 
         KeyError: if its colors are in a different space.
     """
     if isinstance(image, np.ndarray):
-        of_image = "gray" if image.shape[2] < 3 else "rgb"
+        own_space = "gray" if image.shape[2] < 3 else "rgb"
+    else:
+        own_space = {"1": "gray", "L": "gray", "LA": "gray", "CMYK": "cmyk", "LAB": "lab"}.get(image.mode, "rgb")
+    if (own_space, space) not in (("gray", "gray"), ("gray", "rgb"), ("rgb", "rgb"), ("cmyk", "cmyk")):
+        raise KeyError(space)
+    if isinstance(image, np.ndarray):
         pixels = as_rgb(image) if space == "rgb" else image
     else:
-        of_image = {"1": "gray", "L": "gray", "LA": "gray", "CMYK": "cmyk", "LAB": "lab"}.get(image.mode, "rgb")
         mode = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}[space] + ("A" if image.has_transparency_data else "")
         pixels = np.atleast_3d(np.asarray(image.convert(mode)))
-    if of_image != space and (of_image, space) != ("gray", "rgb"):
-        raise KeyError(space)
     return pixels[..., : NUM_COLORS[space]], pixels[..., NUM_COLORS[space] :]
 
 

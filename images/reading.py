@@ -22,8 +22,9 @@ from images.writing import Notes, Picture, Pixels, metadata_of, written_as
 from system.errors import reason
 
 # what Pillow may open; it would hand others, such as PostScript, to external programs
-FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA"]
-FORMATS += ["TIFF", "WEBP"]
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
 MIN_SIDE = 8  # pixels; anything smaller is a tracking pixel or an icon, and would be scaled up to flat color
 MAX_PIXELS = 80_000_000  # of an image in a store; a process that reads one needs 3 bytes per pixel, and more to scale
 NO_RANGE = "not gray or RGB of up to 16 unsigned bits; save it as one of these"
@@ -125,7 +126,8 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
     if not isinstance(image, TiffImageFile):
         # an MPO is one photograph with extras
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        notes |= {"page": f"only frame 1 of {num_frames}"} if num_frames > 1 else {}
+        if num_frames > 1:
+            notes["page"] = f"only frame 1 of {num_frames}"
         return
     areas = []
     with suppress(Exception):  # EOFError after the last page; a damaged one raises all sorts of errors
@@ -136,7 +138,8 @@ def choose_page(image: ImageFile, notes: Notes) -> None:
                 area = image.width * image.height
             areas.append(area)
     image.seek(areas.index(max(areas)))
-    notes |= {"page": f"only page {image.tell() + 1} of {len(areas)}, the largest"} if len(areas) > 1 else {}
+    if len(areas) > 1:
+        notes["page"] = f"only page {image.tell() + 1} of {len(areas)}, the largest"
 
 
 def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image | Pixels, Image.Exif]:
@@ -148,7 +151,7 @@ def decode(file: IO[bytes], image: ImageFile, notes: Notes) -> tuple[Image.Image
     deep = decode_deep(file, image)
     if deep is None:
         image.load()
-    exif = read_exif(image)
+    exif = read_exif(image, notes)
     if (converted := convert_to_srgb(image if deep is None else deep, profile_of(image, exif), notes)) is not None:
         return converted, exif
     if deep is not None:
@@ -240,9 +243,10 @@ def upright(pixels: Pixels, exif: Image.Exif) -> Pixels:
     return pixels
 
 
-def read_exif(image: Image.Image) -> Image.Exif:
+def read_exif(image: Image.Image, notes: Notes) -> Image.Exif:
     """Return an image's EXIF, empty if it is damaged."""
     try:
         return image.getexif()
     except Exception:  # a broken header raises all sorts of errors, and the picture is worth more than its metadata
+        notes["damage"] = "damaged EXIF left out"
         return Image.Exif()

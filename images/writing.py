@@ -67,7 +67,7 @@ def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, 
     """
     options, lost = dict[str, Any](), list[str]()
     if not isinstance(image, TiffImageFile):
-        options = described_in(image, exif, name)
+        options, lost = described_in(image, exif, name), beyond_pillow(image)
     else:
         try:
             options, lost = described_by_tags(file, image) if name == "TIFF" else ({}, ["tags"])
@@ -126,6 +126,15 @@ def described_in(image: ImageFile, exif: Image.Exif, name: str) -> dict[str, Any
         if "xmp" in options:
             texts.add_itxt(XMP_IN_PNG, options.pop("xmp").decode(errors="replace"))
     return options
+
+
+def beyond_pillow(image: ImageFile) -> list[str]:
+    """Return the names of what a JPEG holds that Pillow drops when it reads the file."""
+    segments = getattr(image, "applist", [])
+    lost = ["first comments"] if [kind for kind, _ in segments].count("COM") > 1 else []
+    if any(content.startswith(b"http://ns.adobe.com/xmp/extension/") for _, content in segments):
+        lost.append("extended XMP")
+    return lost
 
 
 def described_by_tags(file: IO[bytes], image: TiffImageFile) -> tuple[dict[str, Any], list[str]]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cli.parser import StrictParser, short
 from study.runs import Run, kept, read_config
+from system.atomic import make_folders
 from system.errors import PigmentError, reason, shown
 from system.hardware import start_gpu
 from system.signals import Interrupted, handling, interrupt
@@ -58,6 +59,7 @@ def train_all(options: Namespace, more: list[str]) -> int:
         Interrupted: by a signal, once the models in training are saved.
     """
     tasks = plan(options, more)
+    make_folders([options.out / "study.html"])  # the page to come
     devices: SimpleQueue[dict[str, str]] = SimpleQueue()
     for device in visible_devices():
         devices.put(device)

@@ -277,8 +277,11 @@ def test_a_note_says_what_changed_in_reading_or_writing(
     segments = [b"Exif\0\0" + part for part in (long.tobytes()[6:][:60_000], long.tobytes()[6:][60_000:])]
     segments = [b"\xff\xe1" + struct.pack(">H", 2 + len(segment)) + segment for segment in segments]
     (tmp_path / "in" / "c.jpg").write_bytes(short[:2] + b"".join(segments) + short[2:])
+    comment, more = (b"\xff\xfe\x00\x06text", b"\xff\xe1\x00\x28http://ns.adobe.com/xmp/extension/\x00<x>")
+    (tmp_path / "in" / "d.jpg").write_bytes(short[:2] + 2 * comment + more + short[2:])
     out = run(ckpt, "in")
     errors = capsys.readouterr().err
+    assert "in/d.jpg: written without its first comments and extended XMP\n" in errors
     assert "in/a.png and 1 more: converted to sRGB from 'gray built-in'\n" in errors
     assert "in/c.jpg: written without its EXIF\n" in errors
     for name in ("a.png", "c.jpg"):

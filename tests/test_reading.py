@@ -347,6 +347,7 @@ DAMAGED = {  # PNGs whose metadata is too large or damaged
     "a short resolution": with_chunk(WHOLE, b"pHYs", b"\0"),
     "a profile compressed by an unknown method": with_chunk(WHOLE, b"iCCP", b"a\0\x07"),
     "an invalid profile": pillow(bits(COLOR, 8), "PNG", icc_profile=bytes(200)),
+    "EXIF that is none": pillow(bits(COLOR, 8), "PNG", exif=b"Exif\0\0garbage"),
     "gray's profile": pillow(bits(COLOR, 8), "PNG", icc_profile=gray_profile(1.8)),
 }
 

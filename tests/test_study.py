@@ -293,6 +293,13 @@ def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: p
     assert "photos: not part of this study" in capsys.readouterr().err
 
 
+def test_a_study_that_cannot_be_written_is_refused_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["run", f"--out={tmp_path / 'file' / 'study'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: cannot write to '{tmp_path}/file/study': Not a directory. Choose a different --out."
+
+
 def test_a_page_that_cannot_be_written_is_refused_before_anything_is_tested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
