@@ -1,3 +1,4 @@
+from callbacks.averaging import AverageWeights
 from callbacks.curves import LogCurves
 from callbacks.not_finite import StopWhenNotFinite
 from callbacks.pictures import LogColorizations, LogLatentMap, LogReconstructions, LogSamples, SavePredictions
@@ -8,6 +9,7 @@ from resuming.lightning_internals import SaveBest
 from resuming.loggers import ResumableCSVLogger, ResumableWandbLogger
 
 __all__ = [
+    "AverageWeights",
     "FitSamplers",
     "LogColorizations",
     "LogCurves",

@@ -1,4 +1,4 @@
-"""How a colorizer learns and is judged, and the three there are: one for each network in networks.py."""
+"""How a colorizer is judged, how the report's nine learn, and the three classes they need: one for each network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from colorization.color import LAB_SCALE, lab_to_rgb, rgb_to_lab
@@ -35,38 +35,34 @@ BASELINES = ("gray", "mean_ab")
 class Colorizer(LogsMeans):
     """Predict the a and b of an image from its lightness, in Lab divided by ``lab_scale``: *chroma* from here on.
 
-    Both errors are logged whichever is minimized, so that runs can be compared. ``validate`` and ``test`` log all
-    metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images' chroma.
+    Two errors are logged, ``mse`` and ``mae``, whatever is minimized, so that runs can be compared. ``validate`` and
+    ``test`` log all metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images'
+    chroma.
+
+    A subclass defines how to train, and ``forward``: from lightness (B, 1, H, W) in [0, 1] of any size to the predicted
+    chroma (B, 2, H, W) in [-1, 1], float32.
 
     Args:
-        net: maps lightness (B, 1, H, W) in [0, 1] to chroma (B, 2, H, W) in [-1, 1], for H and W that are
-            multiples of ``net.stride``.
-        optimizer: with PyTorch's defaults, except ``lr`` and what OPTIMIZERS says.
-        lr: learning rate, constant through training.
-        loss: what is minimized, the mean over images, pixels, a and b.
+        net: does most of that, for H and W that are multiples of ``net.stride``.
+        lr: learning rate.
 
     Attributes:
         image_size: shorter side of the training images, in pixels; 0 before training.
 
     Raises:
-        ValueError: if ``lr`` is not positive, or a name is unknown.
+        ValueError: if ``lr`` is not positive.
     """
 
     lab_scale: Tensor  # (3, 1, 1); in the checkpoint, so old ones stay right if LAB_SCALE changes
     num_trained: Tensor  # images in all steps
     mean_chroma: Tensor  # (2, 1, 1); in a checkpoint over all these images, in training over this process's
 
-    def __init__(
-        self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
-    ) -> None:
+    def __init__(self, net: nn.Module, lr: float) -> None:
         super().__init__()
-        check_choice("model.init_args.optimizer", optimizer, OptimizerName)
-        check_choice("model.init_args.loss", loss, LossName)
         if not lr > 0:
             raise ValueError(f"model.init_args.lr is {lr}, must be over 0.")
-        self.save_hyperparameters(ignore="net")
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
-        self.optimizer, self.lr, self.loss = optimizer, lr, loss
+        self.lr = lr
         self.image_size = 0
         self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
         self.register_buffer("num_trained", torch.tensor(0))
@@ -82,28 +78,11 @@ class Colorizer(LogsMeans):
         """Convert lightness (B, 1, H, W) and chroma (B, 2, H, W) to RGB (B, 3, H, W) in [0, 1]."""
         return lab_to_rgb(torch.cat([lightness, chroma], dim=1) * self.lab_scale)
 
-    def forward(self, lightness: Tensor) -> Tensor:
-        """Predict the chroma (B, 2, H, W) in [-1, 1], float32, from lightness (B, 1, H, W) in [0, 1] of any size."""
-        height, width = lightness.shape[2:]
-        margin = (0, -width % self.net.stride, 0, -height % self.net.stride)
-        if any(margin):
-            lightness = F.pad(lightness, margin, mode="replicate")
-        chroma = self.net(lightness)[..., :height, :width]
-        # in Lab's memory layout, as errors across two layouts take twice as long
-        return chroma.float(memory_format=torch.contiguous_format)
-
     def colorize(self, images: Tensor) -> Tensor:
         """Give RGB images (B, 3, H, W) in [0, 1] the colors that their lightness suggests, as in evaluation."""
         with evaluating(self):
             lightness, _ = self.split(images)
             return self.join(lightness, self(lightness))
-
-    def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
-        lightness, chroma = self.split(images)
-        self._describe_training(chroma)
-        errors = self._errors(self(lightness), chroma)
-        self.log_means("train/", errors, len(images))
-        return errors["loss"]
 
     def validation_step(self, images: Tensor, batch_idx: int) -> None:
         self._evaluate("val/", images)
@@ -113,11 +92,6 @@ class Colorizer(LogsMeans):
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.colorize(images)
-
-    def configure_optimizers(self) -> Optimizer:
-        # fused saves a CPU most of its time, but Lightning cannot clip its gradients under mixed precision
-        fuse = self.optimizer != "rmsprop" and self.trainer.gradient_clip_val is None
-        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **({"fused": True} if fuse else {}))
 
     def on_train_end(self) -> None:
         self.mean_chroma.copy_(of_all_processes(self.mean_chroma).mean(dim=0))
@@ -145,20 +119,21 @@ class Colorizer(LogsMeans):
 
     def _evaluate(self, prefix: str, images: Tensor) -> None:
         lightness, chroma = self.split(images)
-        candidates = {"": self(lightness)}
+        self._judge(prefix, {"": self(lightness)}, lightness, chroma, images)
+
+    def _judge(
+        self, prefix: str, candidates: dict[str, Tensor], lightness: Tensor, chroma: Tensor, images: Tensor
+    ) -> None:
+        """Log how good some predictions are, by their names, and in ``validate`` and ``test`` the baselines, too."""
         if self.trainer.state.fn is not TrainerFn.FITTING:
-            candidates |= {"gray_": torch.zeros_like(chroma), "mean_ab_": self.mean_chroma.expand_as(chroma)}
+            baselines = {"gray_": torch.zeros_like(chroma), "mean_ab_": self.mean_chroma.expand_as(chroma)}
+            candidates = candidates | baselines
         for name, candidate in candidates.items():
             measured = self._errors(candidate, chroma) | self._quality(self.join(lightness, candidate), images)
             self.log_means(f"{prefix}{name}", measured, len(images))
 
     def _errors(self, predicted: Tensor, chroma: Tensor) -> dict[str, Tensor]:
-        """Return both errors of a batch, and ``loss``: the one that is minimized."""
-        errors: dict[str, Tensor] = {
-            name: error(predicted if name == self.loss else predicted.detach(), chroma)
-            for name, error in ERRORS.items()
-        }
-        return {**errors, "loss": errors[self.loss]}
+        return {name: error(predicted, chroma) for name, error in ERRORS.items()}
 
     def _quality(self, colored: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return how close and how vivid RGB images (B, 3, H, W) in [0, 1] are, averaged over the batch."""
@@ -171,21 +146,78 @@ class Colorizer(LogsMeans):
         return {name: values.mean() for name, values in quality.items()}
 
 
-class ShallowColorizer(Colorizer):
+class ReportColorizer(Colorizer):
+    """A network that predicts chroma by itself, and learns it as the report says.
+
+    Args:
+        net: maps lightness to chroma (B, 2, H, W) in [-1, 1].
+        optimizer: with PyTorch's defaults, except ``lr`` and what OPTIMIZERS says.
+        lr: learning rate, constant through training.
+        loss: what is minimized, the mean over images, pixels, a and b.
+
+    Raises:
+        ValueError: if ``lr`` is not positive, or a name is unknown.
+    """
+
+    def __init__(
+        self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
+    ) -> None:
+        super().__init__(net, lr)
+        check_choice("model.init_args.optimizer", optimizer, OptimizerName)
+        check_choice("model.init_args.loss", loss, LossName)
+        self.save_hyperparameters(ignore="net")
+        self.optimizer, self.loss = optimizer, loss
+        self.stride = net.stride
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        height, width = lightness.shape[2:]
+        chroma = self.net(pad(lightness, self.stride))[..., :height, :width]
+        # in Lab's memory layout, as errors across two layouts take twice as long
+        return chroma.float(memory_format=torch.contiguous_format)
+
+    def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        lightness, chroma = self.split(images)
+        self._describe_training(chroma)
+        errors = self._errors(self(lightness), chroma)
+        self.log_means("train/", errors, len(images))
+        return errors["loss"]
+
+    def configure_optimizers(self) -> Optimizer:
+        # fused saves a CPU most of its time, but Lightning cannot clip its gradients under mixed precision
+        fuse = self.optimizer != "rmsprop" and self.trainer.gradient_clip_val is None
+        return OPTIMIZERS[self.optimizer](self.parameters(), lr=self.lr, **({"fused": True} if fuse else {}))
+
+    def _errors(self, predicted: Tensor, chroma: Tensor) -> dict[str, Tensor]:
+        """Return both errors of a batch, and ``loss``: the one that is minimized."""
+        errors: dict[str, Tensor] = {
+            name: error(predicted if name == self.loss else predicted.detach(), chroma)
+            for name, error in ERRORS.items()
+        }
+        return {**errors, "loss": errors[self.loss]}
+
+
+def pad(lightness: Tensor, stride: int) -> Tensor:
+    """Extend images (B, 1, H, W) to the right and below to multiples of ``stride``, repeating their last pixels."""
+    height, width = lightness.shape[2:]
+    margin = (0, -width % stride, 0, -height % stride)
+    return F.pad(lightness, margin, mode="replicate") if any(margin) else lightness
+
+
+class ShallowColorizer(ReportColorizer):
     """Models 1, 3, 4, 5 and 8 of the report."""
 
     def __init__(self, optimizer: OptimizerName, lr: float, loss: LossName) -> None:
         super().__init__(ShallowNet(), optimizer, lr, loss)
 
 
-class DeepColorizer(Colorizer):
+class DeepColorizer(ReportColorizer):
     """Models 2, 6 and 9 of the report."""
 
     def __init__(self, optimizer: OptimizerName, lr: float, loss: LossName) -> None:
         super().__init__(DeepNet(), optimizer, lr, loss)
 
 
-class ResNetColorizer(Colorizer):
+class ResNetColorizer(ReportColorizer):
     """Model 7 of the report.
 
     Args:

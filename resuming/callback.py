@@ -218,11 +218,7 @@ class ResumeExactly(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         begin_validation_again(trainer)
-        if trainer.world_size > 1:
-            for module in pl_module.modules():
-                if isinstance(module, _BatchNorm):  # checkpoints hold the first process's statistics, so all use them
-                    for statistic in module.buffers():
-                        torch.distributed.broadcast(statistic, src=0)
+        share_statistics(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run_id"] = self.run_id or Path(trainer.default_root_dir).name
@@ -270,6 +266,15 @@ class ResumeExactly(Callback):
         for name, sums in self.epoch_sums.items():
             pl_module.add_to_mean(name, *sums[trainer.global_rank].to(pl_module.device))
         self.epoch_sums = {}
+
+
+def share_statistics(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Let all processes use the first one's BatchNorm statistics, which checkpoints hold."""
+    if trainer.world_size > 1:
+        for module in pl_module.modules():
+            if isinstance(module, _BatchNorm):
+                for statistic in module.buffers():
+                    torch.distributed.broadcast(statistic, src=0)
 
 
 def limits(trainer: Trainer) -> list[list[Any]]:

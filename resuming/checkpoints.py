@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from colorization import DeepColorizer, ResNetColorizer, ShallowColorizer
+from colorization import DeepColorizer, PaletteColorizer, ResNetColorizer, ShallowColorizer
 from datamodules import FruitsDataModule, PaintingsDataModule
 from datamodules.folder import FolderDataModule
 from system.atomic import writing
@@ -19,7 +19,13 @@ from system.hardware import best_device
 from vae import ConvVAE
 
 # closed lists: a class is never imported just because a file names it
-MODELS: tuple[type[LightningModule], ...] = (ShallowColorizer, DeepColorizer, ResNetColorizer, ConvVAE)
+MODELS: tuple[type[LightningModule], ...] = (
+    ShallowColorizer,
+    DeepColorizer,
+    ResNetColorizer,
+    PaletteColorizer,
+    ConvVAE,
+)
 DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
 }

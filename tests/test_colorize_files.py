@@ -497,7 +497,7 @@ def test_the_same_file_under_two_names_is_no_conflict(ckpt: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("kind", [ShallowColorizer, DeepColorizer, ResNetColorizer])
-def test_any_colorizers_checkpoint_is_enough(kind: type[Colorizer], tmp_path: Path) -> None:
+def test_any_colorizers_checkpoint_is_enough(kind: type[ShallowColorizer], tmp_path: Path) -> None:
     more = {"weights": None} if kind is ResNetColorizer else {}
     trained = kind("sgd", 1e-3, "mae", **more)
     path = train(trained, tmp_path / "any.ckpt")

@@ -60,8 +60,8 @@ def test_a_vae_learns_one_kind_of_gray_image(name: str, tmp_path: Path) -> None:
     assert last < first
 
 
-def test_there_are_nine_colorizers() -> None:
-    assert {path.stem for path in (CONFIGS / "colorization").iterdir()} == set(REPORT)
+def test_there_are_the_reports_colorizers_and_one_of_ours() -> None:
+    assert {path.stem for path in (CONFIGS / "colorization").iterdir()} == {*REPORT, "10_palette"}
 
 
 @pytest.mark.parametrize("name", REPORT)

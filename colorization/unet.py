@@ -1,0 +1,86 @@
+"""The tenth network: an encoder that knows what it looks at, and a light decoder."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = (96, 96, 80, 64)  # channels of the decoder at strides 32, 16, 8, and 4
+HEADS = 4  # of attention
+
+
+class Prediction(NamedTuple):
+    """What the network says about every pixel, at a quarter of the image's size."""
+
+    chroma: Tensor  # (B, 2, H / 4, W / 4), the one color that is closest on average
+    scores: Tensor  # (B, colors, H / 4, W / 4), the logarithms of the colors' probabilities, up to a constant
+    features: Tensor  # (B, 64, H / 4, W / 4), from which it concludes the two
+
+
+class UNet(nn.Module):
+    """Predict colors from lightness (B, 1, H, W) in [0, 1], for H and W that are multiples of ``stride``.
+
+    Args:
+        encoder: maps images (B, 3, H, W) in [-1, 1] to features at strides 2, 4, 8, 16, and 32.
+        channels: of these features.
+        num_colors: the colors that get scores.
+    """
+
+    stride = 32
+
+    def __init__(self, encoder: nn.Module, channels: Sequence[int], num_colors: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        *skips, bottom = channels[1:]
+        self.bottom = norm(nn.Conv2d(bottom, WIDTHS[0], kernel_size=1, bias=False))
+        self.stages = nn.ModuleList(map(Stage, WIDTHS, reversed(skips), WIDTHS[1:]))
+        self.attention = nn.Sequential(Attention(WIDTHS[1]), Attention(WIDTHS[1]))
+        self.chroma = nn.Conv2d(WIDTHS[-1], 2, kernel_size=1)
+        self.scores = nn.Conv2d(WIDTHS[-1], num_colors, kernel_size=1)
+
+    def forward(self, lightness: Tensor) -> Prediction:
+        images = (2 * lightness - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        _, *skips, bottom = self.encoder(images)
+        features = self.bottom(bottom)  # (B, 96, H / 32, W / 32)
+        for index, stage in enumerate(self.stages):
+            features = stage(features, skips.pop())  # (B, 96, H / 16, W / 16) to (B, 64, H / 4, W / 4)
+            if index == 0:
+                features = self.attention(features)
+        return Prediction(self.chroma(features).float(), self.scores(features).float(), features.float())
+
+
+class Stage(nn.Module):
+    """Double the size of what was decoded so far, and refine it with the encoder's features of that size."""
+
+    def __init__(self, channels_in: int, channels_skip: int, channels_out: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            norm(nn.Conv2d(channels_in + channels_skip, channels_out, kernel_size=3, padding=1, bias=False)),
+            norm(nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1, bias=False)),
+        )
+
+    def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
+        larger = F.interpolate(decoded, size=skip.shape[2:], mode="bilinear")
+        return self.layers(torch.cat([larger, skip], dim=1))
+
+
+class Attention(nn.Module):
+    """Let every place see all others (Vaswani et al. 2017, arXiv:1706.03762), so that the colors suit each other."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.project_in = nn.Conv2d(channels, 3 * channels, kernel_size=1)
+        self.project_out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected = self.project_in(self.norm(features)).flatten(2)  # (B, 3 * C, H * W)
+        query, key, value = projected.unflatten(1, (3, HEADS, -1)).mT.unbind(1)  # (B, HEADS, H * W, C / HEADS) each
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return features + self.project_out(attended.mT.reshape_as(features))
+
+
+def norm(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
