@@ -27,6 +27,7 @@ GRID = 10  # between neighboring colors, in a and b
 NEAREST, SPREAD = 5, 5.0  # a pixel's color is shared among its nearest ones, by a Gaussian with this standard deviation
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
+LEAST_PART = 0.75  # of an image's height and width, to train on
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
 THINNING = 8  # calibration looks at every eighth pixel, across and down
@@ -164,7 +165,7 @@ class PaletteColorizer(Colorizer):
         return float(truest + vividness * (liveliest - truest))
 
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
-        lightness, chroma = self.split(images)
+        lightness, chroma = self.split(zoom(images))
         self._describe_training(chroma)
         terms = self._terms(self.net(pad(lightness, self.net.stride)), chroma)
         self.log_means("train/", terms, len(images))
@@ -244,6 +245,16 @@ class PaletteColorizer(Colorizer):
             difference = ciede2000(rgb_to_lab(colored), rgb_to_lab(truth)).mean(dim=(1, 2))
             figures = difference, colorfulness(colored), colorfulness(truth), torch.ones_like(difference)
             row += torch.stack(figures).sum(dim=1)
+
+
+def zoom(images: Tensor) -> Tensor:
+    """Cut a random part out of a batch of images, the same of all, and enlarge it to the images' size."""
+    height, width = images.shape[2:]
+    share, down, across = torch.rand(3).tolist()
+    rows, columns = (round(side * (LEAST_PART + (1 - LEAST_PART) * share)) for side in (height, width))
+    top, left = round((height - rows) * down), round((width - columns) * across)
+    part = images[..., top : top + rows, left : left + columns]
+    return F.interpolate(part, size=(height, width), mode="bilinear")
 
 
 def mean_with_mirrored(given: Tensor, mirrored: Tensor) -> Tensor:

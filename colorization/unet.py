@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDTHS = (96, 96, 80, 64)  # channels of the decoder at strides 32, 16, 8, and 4
-HEADS = 4  # of attention
+HEADS = 2  # of attention
 
 
 class Prediction(NamedTuple):
@@ -33,21 +32,22 @@ class UNet(nn.Module):
     def __init__(self, encoder: nn.Module, channels: Sequence[int], num_colors: int) -> None:
         super().__init__()
         self.encoder = encoder
-        *skips, bottom = channels[1:]
-        self.bottom = norm(nn.Conv2d(bottom, WIDTHS[0], kernel_size=1, bias=False))
-        self.stages = nn.ModuleList(map(Stage, WIDTHS, reversed(skips), WIDTHS[1:]))
-        self.attention = nn.Sequential(Attention(WIDTHS[1]), Attention(WIDTHS[1]))
-        self.chroma = nn.Conv2d(WIDTHS[-1], 2, kernel_size=1)
-        self.scores = nn.Conv2d(WIDTHS[-1], num_colors, kernel_size=1)
+        _, fine, middle, coarse, bottom = channels
+        self.bottom = norm(nn.Conv2d(bottom, 96, kernel_size=1, bias=False))
+        self.coarse = Stage(96, coarse, 96)
+        self.middle = Stage(96, middle, 80)
+        self.attention = nn.Sequential(Attention(80), Attention(80))
+        self.fine = Stage(80, fine, 64)
+        self.chroma = nn.Conv2d(64, 2, kernel_size=1)
+        self.scores = nn.Conv2d(64, num_colors, kernel_size=1)
 
     def forward(self, lightness: Tensor) -> Prediction:
         images = (2 * lightness - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        _, *skips, bottom = self.encoder(images)
+        _, fine, middle, coarse, bottom = self.encoder(images)
         features = self.bottom(bottom)  # (B, 96, H / 32, W / 32)
-        for index, stage in enumerate(self.stages):
-            features = stage(features, skips.pop())  # (B, 96, H / 16, W / 16) to (B, 64, H / 4, W / 4)
-            if index == 0:
-                features = self.attention(features)
+        features = self.coarse(features, coarse)  # (B, 96, H / 16, W / 16)
+        features = self.attention(self.middle(features, middle))  # (B, 80, H / 8, W / 8)
+        features = self.fine(features, fine)  # (B, 64, H / 4, W / 4)
         return Prediction(self.chroma(features).float(), self.scores(features).float(), features.float())
 
 
@@ -71,15 +71,18 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, channels)
-        self.project_in = nn.Conv2d(channels, 3 * channels, kernel_size=1)
-        self.project_out = nn.Conv2d(channels, channels, kernel_size=1)
+        self.norm = nn.LayerNorm(channels)
+        self.project_in = nn.Linear(channels, 3 * channels)
+        self.project_out = nn.Linear(channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        projected = self.project_in(self.norm(features)).flatten(2)  # (B, 3 * C, H * W)
-        query, key, value = projected.unflatten(1, (3, HEADS, -1)).mT.unbind(1)  # (B, HEADS, H * W, C / HEADS) each
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return features + self.project_out(attended.mT.reshape_as(features))
+        places = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H * W, C)
+        projected = self.project_in(self.norm(places)).unflatten(2, (3, HEADS, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, HEADS, H * W, C / HEADS) each
+        # on a CPU, scaled_dot_product_attention takes up to three times as long
+        attended = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1).to(value.dtype) @ value
+        places = places + self.project_out(attended.transpose(1, 2).flatten(2))
+        return places.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
 
 def norm(convolution: nn.Conv2d) -> nn.Sequential:
