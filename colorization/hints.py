@@ -11,7 +11,6 @@ PATCH = 3  # pixels across, whose mean a true hint is
 NEAR, FAR = 0.06, 0.3  # of the shorter side: how far a hint reaches among others, and on its own
 FAR_WEIGHT = 0.02
 ALIKE = 0.1  # in lightness
-SAME = 0.7  # in features
 RESISTANCE = 0.002  # weight of the prediction, where no hint is near
 
 
@@ -43,28 +42,25 @@ class Hint(NamedTuple):
         return hint
 
 
-def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:
+def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor) -> Tensor:
     """Correct a prediction so that each hint has its color, and so have pixels that are near it and look like it.
 
     Each pixel is corrected by the average of what was wrong at the hints, weighted by how near they are, and how much
-    alike in lightness and features. Far from all hints, the prediction stays.
+    alike in lightness. Far from all hints, the prediction stays.
 
     Args:
         hints: (B, N, 2), the chroma that each image should have at the points.
         points: (N, 2), x and y from 0 to 1.
         chroma: (B, 2, H, W), predicted.
         lightness: (B, 1, H, W), in [0, 1].
-        features: (B, C, H, W), of which the network makes colors.
     """
     height, width = chroma.shape[2:]
     y, x = torch.meshgrid(*(torch.arange(side, device=chroma.device) + 0.5 for side in (height, width)), indexing="ij")
     pixels = torch.stack([x, y], dim=-1).view(-1, 2)
     apart = torch.cdist(points * points.new_tensor([width, height]), pixels) / min(height, width)  # (N, H * W)
     near = torch.exp(-((apart / NEAR) ** 2) / 2) + FAR_WEIGHT * torch.exp(-((apart / FAR) ** 2) / 2)
-    features = features / (SAME * features.square().sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True).sqrt())
-    looks = torch.cat([lightness / ALIKE, features], dim=1)
-    unlike = torch.cdist(sample(looks, points), looks.flatten(2).mT)  # (B, N, H * W)
-    weights = near * torch.exp(-(unlike**2) / 2)
+    unlike = sample(lightness, points) - lightness.flatten(2)  # (B, N, H * W)
+    weights = near * torch.exp(-((unlike / ALIKE) ** 2) / 2)
     wrong = (hints - sample(chroma, points)).mT  # (B, 2, N)
     correction = wrong @ weights / (weights.sum(dim=1, keepdim=True) + RESISTANCE)
     return chroma + correction.view_as(chroma)

@@ -1,16 +1,17 @@
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.models import resnet18
 
-from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer
+from colorization import Colorizer, DeepColorizer, PaletteColorizer, ResNetColorizer, ShallowColorizer
 from colorization.color import rgb_to_lab
 from colorization.metrics import ciede2000
 from datamodules import PaintingsDataModule
@@ -26,14 +27,24 @@ KINDS = {
     "shallow": lambda **recipe: ShallowColorizer(**RECIPE | recipe),
     "deep": lambda **recipe: DeepColorizer(**RECIPE | recipe),
     "resnet": lambda **recipe: ResNetColorizer(weights=None, **RECIPE | recipe),
+    "palette": lambda: PaletteColorizer(**SCRATCH),
 }
 RECIPE: dict[str, Any] = {"optimizer": "adam", "lr": 0.001, "loss": "mse"}
+SCRATCH: dict[str, Any] = {
+    "lr": 0.001,
+    "weight_decay": 0.05,
+    "warmup_steps": 1,
+    "backbone": None,
+    "weights": None,
+    "freeze_encoder": False,
+}
 
 
-def fit(model: Colorizer, images: Tensor, max_steps: int) -> Trainer:
+def fit(model: Colorizer, images: Tensor, max_steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         max_steps=max_steps,
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -201,7 +212,7 @@ def test_a_checkpoint_needs_only_its_class(kind: str) -> None:
     loaded = type(model).load_from_checkpoint("some.ckpt", weights_only=True)
     assert torch.equal(loaded.colorize(images), model.colorize(images))
     assert loaded.lab_scale.flatten().tolist() == [50, 128, 128]
-    assert loaded.hparams.items() >= RECIPE.items()
+    assert loaded.hparams.items() >= (SCRATCH if kind == "palette" else RECIPE).items()
 
 
 def test_pretrained_weights_are_where_a_fit_begins_and_needed_for_nothing_else(

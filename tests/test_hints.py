@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import Tensor
+
+from colorization.hints import Hint, patch_means, sample, spread
+
+
+def corrected(lightness: Tensor, *hints: tuple[float, float, float, float]) -> Tensor:
+    """Spread hints (x, y, a, b) over an image of this lightness (H, W) that was predicted to be gray: (2, H, W)."""
+    points, chroma = torch.tensor(hints)[None].split(2, dim=2)
+    gray = torch.zeros(1, 2, *lightness.shape)
+    return spread(chroma, points[0], gray, lightness[None, None])[0]
+
+
+def test_a_hint_is_read_as_it_is_written() -> None:
+    assert Hint.parse("0.3, 0.5,#c03020") == Hint(0.3, 0.5, (192 / 255, 48 / 255, 32 / 255))
+    assert Hint.parse("0,1,red") == Hint(0, 1, (1, 0, 0))
+    assert Hint.parse("0.5,0.5,rgb(0, 128, 0)").color == (0, 128 / 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.3,0.5", "not enough values"),
+        ("0.3;0.5;red", "not enough values"),
+        ("a,b,red", "could not convert string to float: 'a'"),
+        ("0.3,0.5,reddish", "unknown color specifier: 'reddish'"),
+        ("1.1,0.5,red", "the point 1.1,0.5 lies outside the picture"),
+        ("nan,0,red", "outside"),
+    ],
+)
+def test_what_is_no_hint_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Hint.parse(text)
+
+
+def test_points_are_those_of_the_picture_at_any_size() -> None:
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    points = torch.tensor([[0, 0], [0.3, 0.4], [1, 0], [0, 1], [1, 1], [0.99, 0.99]])
+    assert sample(maps, points)[0, :, 0].tolist() == [0, 5, 3, 8, 11, 11]
+
+
+def test_a_patch_at_the_edge_is_the_mean_of_what_there_is() -> None:
+    chroma = torch.rand(1, 2, 8, 8)
+    means = patch_means(chroma)
+    assert torch.allclose(means[..., 0, 0], chroma[..., :2, :2].mean(dim=(2, 3)))
+    assert torch.allclose(means[..., 3, 5], chroma[..., 2:5, 4:7].mean(dim=(2, 3)))
+
+
+def test_each_hint_has_its_color_where_it_is() -> None:
+    lightness = torch.rand(64, 96)
+    hints = (0.1, 0.2, 0.3, 0.1), (0.5, 0.5, -0.2, 0.2), (0.9, 0.8, 0.0, -0.4)
+    chroma = corrected(lightness, *hints)
+    for x, y, a, b in hints:
+        assert chroma[:, int(64 * y), int(96 * x)].tolist() == pytest.approx([a, b], abs=0.02)
+
+
+def test_a_color_spreads_to_what_is_near_and_as_light() -> None:
+    lightness = torch.full((64, 64), 0.4)
+    lightness[:, 40:] = 0.9  # another thing
+    chroma = corrected(lightness, (0.5, 0.5, 0.3, 0.0))[0]
+    assert (chroma[:, 33:].diff() <= 0).all()  # less and less
+    assert chroma[32, 38] > 0.25
+    assert chroma[:, 40:].max() < 0.01
+
+
+def test_two_hints_share_what_lies_between_them() -> None:
+    chroma = corrected(torch.full((32, 64), 0.5), (0.25, 0.5, 0.3, 0.0), (0.75, 0.5, -0.3, 0.0))[0, 16]
+    assert chroma[:31].min() > 0 > chroma[33:].max()
+    assert chroma[16] == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_hint_reaches_as_far_at_any_size() -> None:
+    small, large = (corrected(torch.full((side, side), 0.5), (0.5, 0.5, 0.3, 0.0))[0] for side in (64, 256))
+    for share in (0.1, 0.3, 0.45):
+        places = [int((0.5 + share) * side) for side in (64, 256)]
+        assert small[32, places[0]] == pytest.approx(large[128, places[1]].item(), abs=0.01)

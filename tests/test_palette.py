@@ -1,0 +1,221 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from colorization import PaletteColorizer
+from colorization.color import lab_to_rgb, rgb_to_lab
+from colorization.encoders import PACKAGE, TimmEncoder
+from colorization.hints import Hint
+from colorization.metrics import ciede2000
+from colorization.palette import displayable_colors
+from images.colorfulness import colorfulness
+from system.errors import PigmentError
+from tests.test_colorizer import fit, skies_and_fields
+from tests.world import CONFIGS, last, live_in, tiny, write_paintings
+from train import PigmentCLI, main
+
+CONFIG = CONFIGS / "colorization" / "10_palette.yaml"
+LITE0 = "tf_efficientnet_lite0"
+
+
+def make(**settings: Any) -> PaletteColorizer:
+    recipe = {"lr": 0.001, "weight_decay": 0.05, "warmup_steps": 1}
+    scratch = {"backbone": None, "weights": None, "freeze_encoder": False}
+    return PaletteColorizer(**recipe | scratch | settings)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> PigmentCLI:
+    """Three epochs on tiny paintings, which tests only read."""
+    folder = tmp_path_factory.mktemp("palette")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        live_in(folder, monkeypatch)
+        options = ["--trainer.max_epochs=3", f"--trainer.default_root_dir={folder / 'runs'}"]
+        return main(tiny("fit", write_paintings(folder / "paintings"), *options, config=CONFIG))
+
+
+def validation_images(run: PigmentCLI) -> Tensor:
+    return torch.stack(list(run.datamodule.val_dataloader().dataset)) / 255
+
+
+def test_the_palette_is_all_that_srgb_can_show_and_nothing_else() -> None:
+    colors = displayable_colors()
+    assert colors.shape == (259, 2)
+    assert [0, 0] in colors.tolist()
+    assert (colors % 10 == 0).all()
+    rgb = torch.rand(1, 3, 100, 100)
+    ab = rgb_to_lab(rgb)[0, 1:].flatten(1).T
+    assert torch.cdist(ab, colors).min(dim=1).values.max() <= 50**0.5  # half the diagonal of a grid of 10
+    lightness = torch.linspace(0, 100, 101).expand(259, 101)
+    lab = torch.cat([lightness[None], colors.T[..., None].expand(-1, -1, 101)])[None]
+    lost = (rgb_to_lab(lab_to_rgb(lab)) - lab)[0, 1:].norm(dim=0)
+    assert lost.min(dim=1).values.max() < 50**0.5  # each can be shown at some lightness
+
+
+def test_the_mirror_image_gets_the_mirrored_colors() -> None:
+    model, lightness = make().eval(), torch.rand(2, 1, 64, 96)
+    assert torch.allclose(model(lightness.flip(3)), model(lightness).flip(3), atol=1e-6)
+
+
+def test_every_parameter_learns() -> None:
+    model = make()
+    lightness, chroma = model.split(torch.rand(2, 3, 64, 64))
+    model._terms(model.net(lightness), chroma)["loss"].backward()
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
+
+
+def test_both_terms_of_the_loss_are_least_for_the_truth() -> None:
+    model = make()
+    chroma = model.split(skies_and_fields(2, size=32))[1]
+    truth = torch.nn.functional.avg_pool2d(chroma, 4)
+    distances = torch.cdist(128 * truth.flatten(2).mT, model.colors)
+    scores = (-0.5 * (distances / 5) ** 2).mT.unflatten(2, (8, 8))
+    prediction = model.net(torch.rand(2, 1, 32, 32))
+    right = model._terms(prediction._replace(chroma=truth, scores=scores), chroma)
+    assert right["chroma_difference"] < 1e-3
+    for change in ({"chroma": truth + 0.05, "scores": scores}, {"chroma": truth, "scores": 2 * scores}):
+        assert model._terms(prediction._replace(**change), chroma)["loss"] > right["loss"] + 0.05
+
+
+def test_color_that_follows_lightness_is_learned_and_likely() -> None:
+    model, images = make(lr=0.005), skies_and_fields(4, size=32)
+    fit(model, images, max_steps=60)
+    lightness, chroma = model.split(images)
+    error = (model.split(model.colorize(images))[1] - chroma).abs().mean()
+    assert error < 0.5 * (chroma - chroma.mean(dim=(0, 2, 3), keepdim=True)).abs().mean()
+    prediction = model.eval().predict(lightness[1:2])
+    likeliest, *others = model.likeliest(prediction, lightness[1:2], 0.5, 0.5, number=259)
+    assert likeliest.probability > 2 * others[1].probability
+    assert likeliest.probability + sum(one.probability for one in others) == pytest.approx(1, abs=1e-4)
+    lab = rgb_to_lab(torch.tensor(likeliest.color).view(1, 3, 1, 1))
+    assert (lab - rgb_to_lab(images[1:2, :, :1, :1])).norm() < 10
+
+
+def test_likely_colors_are_as_light_as_the_picture_there() -> None:
+    model, image = make().eval(), torch.zeros(1, 3, 40, 60)
+    image[..., 30:, 50:] = 0.6
+    lightness, _ = model.split(image)
+    prediction = model.predict(lightness)
+    for x, y, expected in ((0.9, 0.9, lightness[0, 0, -1, -1]), (1, 1, lightness[0, 0, -1, -1]), (0.1, 0.9, 0)):
+        likely = model.likeliest(prediction, lightness, x, y, number=5)
+        colors = torch.tensor([one.color for one in likely])
+        assert rgb_to_lab(colors.T[None, :, None])[0, 0].tolist() == pytest.approx([100 * float(expected)] * 5, abs=0.5)
+        probabilities = [one.probability for one in likely]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_vividness_is_calibrated_on_the_validation_images(run: PigmentCLI) -> None:
+    model, images = run.model, validation_images(run)
+    gains, differences, ratios = model.curve.T
+    assert gains[differences.argmin()] == pytest.approx(model.gain(0))
+    truth = rgb_to_lab(images)
+    measured = {}
+    with torch.no_grad():
+        model.eval()
+        lightness, _ = model.split(images)
+        for gain in gains.tolist():
+            colored = model.join(lightness, gain * model(lightness) / model.gain(0))[..., ::8, ::8]
+            measured[gain] = ciede2000(rgb_to_lab(colored), truth[..., ::8, ::8]).mean()
+    assert differences.tolist() == pytest.approx([one.item() for one in measured.values()], rel=1e-3)
+    vivid, pale = (colorfulness(model.colorize(images, vividness=one)[..., ::8, ::8]) for one in (1, 0))
+    true = colorfulness(images[..., ::8, ::8]).mean()
+    assert abs(vivid.mean() - true) <= abs(pale.mean() - true)
+    assert model.gain(0) <= model.gain(0.3) <= model.gain(1)
+
+
+def test_a_hint_keeps_its_color_whatever_the_vividness(run: PigmentCLI) -> None:
+    images = validation_images(run)[:1]
+    hint = Hint(0.5, 0.3, (0.8, 0.3, 0.3))
+    wanted = rgb_to_lab(torch.tensor(hint.color).view(1, 3, 1, 1))[0, 1:, 0, 0]
+    for vividness in (0, 1):
+        lightness, _ = run.model.split(images)
+        chroma = run.model.eval()(lightness, vividness, [hint])
+        assert (128 * chroma[0, :, 4, 8] - wanted).norm() < 2
+        assert not torch.allclose(run.model(lightness, vividness), chroma)
+
+
+def test_hints_at_test_bring_the_colors_closer_to_the_truth(run: PigmentCLI) -> None:
+    again = main(tiny("test", run.datamodule.root, f"--ckpt_path={last(run)}", config=CONFIG))
+    logged = again.trainer.callback_metrics
+    errors = [logged[f"test/{name}ciede2000"] for name in ("mean_ab_", "", "1_hints_", "10_hints_", "100_hints_")]
+    assert errors[1:] == sorted(errors[1:], reverse=True)
+    assert errors[-1] < 0.5 * errors[1]
+
+
+def test_a_checkpoint_holds_the_curve(run: PigmentCLI) -> None:
+    loaded = PaletteColorizer.load_from_checkpoint(last(run), weights_only=True, map_location="cpu")
+    assert torch.equal(loaded.curve, run.model.curve)
+    assert loaded.gain(0.5) == run.model.gain(0.5) != loaded.gain(1)
+
+
+def test_a_frozen_encoder_stays_what_it_was_and_all_else_learns(run: PigmentCLI) -> None:
+    encoder = TimmEncoder(LITE0)
+    encoder.load_pretrained("package")
+    before = encoder.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.net.encoder.state_dict().items())
+    changed = make(backbone=LITE0, weights="package", freeze_encoder=True).net.state_dict()
+    for name, parameter in run.model.net.named_parameters():
+        assert name.startswith("encoder.") or not torch.equal(parameter, changed[name])
+
+
+def test_an_encoder_that_learns_does_so_slowly() -> None:
+    model = make(backbone=LITE0, weights="package", lr=0.01)
+    model.trainer = Trainer(logger=False)
+    others, encoder = model.configure_optimizers()["optimizer"].param_groups
+    assert (others["initial_lr"], encoder["initial_lr"]) == (0.01, pytest.approx(0.003))
+    assert {*others["params"], *encoder["params"]} == set(model.parameters())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    model, images, rates = make(warmup_steps=10), torch.rand(2, 3, 32, 32), []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(model, images, max_steps=60, callbacks=[Watch()])
+    assert rates[:10] == pytest.approx([0.001 * step / 11 for step in range(1, 11)])
+    assert rates[11:] == pytest.approx([0.0005 * (1 + math.cos(math.pi * step / 60)) for step in range(11, 60)])
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="freeze_encoder is true, but weights is null: it would stay random"):
+        make(backbone=LITE0, freeze_encoder=True)
+    with pytest.raises(ValueError, match="without a backbone there are none; use null"):
+        make(weights="package")
+    with pytest.raises(ValueError, match="backbone: Unknown model"):
+        make(backbone="resnet9999")
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224 has strides"):
+        make(backbone="vit_tiny_patch16_224")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "html.pth").write_text("<html>log in")
+    torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
+    for weights, said in {
+        "nowhere.pth": r"'nowhere.pth' could not be read \(No such file",
+        str(tmp_path / "html.pth"): "html.pth' could not be read",
+        str(tmp_path / "other.pth"): "other.pth' do not fit tf_efficientnet_lite0",
+        "timm": rf"'timm' could not be read .* install {PACKAGE}",
+    }.items():
+        with pytest.raises(PigmentError, match=said):
+            TimmEncoder(LITE0).load_pretrained(weights)
+
+
+def test_the_same_weights_come_from_the_package_and_from_files(tmp_path: Path) -> None:
+    encoder, whole = TimmEncoder(LITE0), timm.create_model(LITE0, pretrained=False).state_dict()
+    torch.save(whole, tmp_path / "a.pth")
+    save_file(whole, tmp_path / "b.safetensors")
+    for name in ("a.pth", "b.safetensors"):
+        encoder.load_pretrained(str(tmp_path / name))
+        assert torch.equal(encoder.layers.conv_stem.weight, whole["conv_stem.weight"])
+    encoder.load_pretrained("package")
+    assert encoder.layers.conv_stem.weight.std() > 2 * whole["conv_stem.weight"].std()  # it has learned something
