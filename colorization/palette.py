@@ -192,7 +192,7 @@ class PaletteColorizer(Colorizer):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         curve = checkpoint.get("curve")
-        self.curve = None if curve is None else curve.cpu()
+        self.curve = None if curve is None else torch.as_tensor(curve).cpu()
 
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(len(GAINS), 4, device=self.device)  # see _calibrate

@@ -1,7 +1,9 @@
 """Checkpoints: written whole, and loaded without running any code in them."""
 
 import inspect
+import json
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +11,9 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from colorization import DeepColorizer, PaletteColorizer, ResNetColorizer, ShallowColorizer
 from datamodules import FruitsDataModule, PaintingsDataModule
@@ -30,6 +35,7 @@ DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
 }
 TO_USE = ("state_dict", "hyper_parameters")
+KEPT = ("hyper_parameters", "image_size", "curve")  # beside the tensors, in a .safetensors file
 TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
 Model = TypeVar("Model", bound=LightningModule)
 
@@ -47,7 +53,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
-    """Read a checkpoint on the CPU; its tensors are memory-mapped from the file.
+    """Read a checkpoint on the CPU; its tensors are memory-mapped from the file, unless it is a .safetensors file.
 
     Args:
         needed: the keys that it must have.
@@ -57,8 +63,12 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
         PigmentError: if it is missing, damaged, or not a checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        is_whole = set(needed) <= checkpoint.keys() and not (verify and zipfile.ZipFile(path).testzip())
+        if Path(path).suffix == ".safetensors":
+            checkpoint = _read_safetensors(path)
+            is_whole = set(needed) <= checkpoint.keys()
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            is_whole = set(needed) <= checkpoint.keys() and not (verify and zipfile.ZipFile(path).testzip())
     except FileNotFoundError:
         raise PigmentError(f"there is no checkpoint '{path}'") from None
     except Exception:  # files of other kinds raise all sorts of errors
@@ -71,6 +81,46 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
             f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {there}"
         )
     return checkpoint
+
+
+def to_safetensors(checkpoint: dict[str, Any]) -> bytes:
+    """Return the content of a .safetensors file with what a model needs to be used, in half precision.
+
+    Raises:
+        PigmentError: if a number is too large for half precision, or not finite.
+    """
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in checkpoint["state_dict"].items()
+    }
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise PigmentError(f"{name} has numbers that half precision cannot hold")
+    kept = {name: checkpoint[name] for name in KEPT if name in checkpoint}
+    kept = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in kept.items()}
+    texts = {name: json.dumps(value) for name, value in {**kept, "checksum": _checksum(tensors)}.items()}
+    return save(tensors, texts)
+
+
+def _read_safetensors(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`to_safetensors` wrote as the checkpoint that it was, but in half precision.
+
+    Raises:
+        ValueError: if a tensor is damaged; a file of another kind raises all sorts of errors.
+    """
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        checkpoint = {name: json.loads(text) for name, text in file.metadata().items()}
+    if checkpoint.pop("checksum") != _checksum(tensors):
+        raise ValueError("damaged")
+    return {**checkpoint, "state_dict": tensors}
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].numpy().tobytes(), checksum)
+    return checksum
 
 
 def load_model(
