@@ -39,3 +39,13 @@ def at_least(least: int, text: str) -> int:
     if number >= 2**63:
         raise ArgumentTypeError(f"must be less than 2**63, not {text}")  # what PyTorch can hold
     return number
+
+
+def fraction(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 1:
+        raise ArgumentTypeError(f"must be a number from 0 to 1, not {text}")
+    return number

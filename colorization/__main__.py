@@ -1,20 +1,24 @@
-"""Colorize image files: python -m colorization PATHS... --ckpt CKPT --out FOLDER"""
+"""Colorize image files: python -m colorization PATHS... --out FOLDER"""
 
 import glob
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cli.arguments import ArgumentParser, local_path
-from colorization import Colorizer
+from cli.arguments import ArgumentParser, fraction, local_path
+from colorization import Colorizer, PaletteColorizer
+from colorization.hints import Hint
 from colorization.pictures import colorize_files
+from colorization.weights import PALETTE
 from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
 from images.writing import keeps_name
 from resuming.checkpoints import load_model
 from system.atomic import make_folders
 from system.command import Command
-from system.errors import PigmentError, shown
+from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
 
 DESCRIPTION = """\
@@ -22,6 +26,7 @@ Colorize images. The model predicts color at the size it was trained at, and the
 full resolution. Orientation, transparency, bit depth, resolution, captions, name and format stay; formats other than
 JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. The largest of several pages
 is read, and an animation's first frame. Images may have up to 178 megapixels."""
+VIVIDNESS = 0.5  # of a palette colorizer, unless the user asks for another
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 
@@ -34,20 +39,48 @@ def main(args: Sequence[str] | None = None) -> int:
         help="image files, patterns, or folders, searched with all subfolders",
     )
     parser.add_argument(
-        "--ckpt", required=True, type=local_path, help="checkpoint of a colorizer; nothing else is needed"
+        "--out", required=True, type=local_path, help="folder for the results; keeps subfolders, replaces old results"
     )
     parser.add_argument(
-        "--out", required=True, type=local_path, help="folder for the results; keeps subfolders, replaces old results"
+        "--ckpt", type=local_path, help="checkpoint of a colorizer to use instead of the one that comes with Pigment"
+    )
+    parser.add_argument(
+        "--vividness",
+        type=fraction,
+        help=f"from 0, cautious colors, to 1, as colorful as a color picture usually is (default: {VIVIDNESS})",
+    )
+    parser.add_argument(
+        "--hint",
+        metavar="X,Y,COLOR | FILE",
+        type=hints_in,
+        action="extend",
+        default=[],
+        help="a color for a point of the picture, such as 0.3,0.5,#c03020 or 0.3,0.5,red. X is 0 at the left edge and 1"
+        " at the right, Y is 0 at the top and 1 at the bottom. What is near and looks alike gets the color, too; the"
+        " lightness stays. Can be repeated, or name a text file with one hint a line; lines that start with # are"
+        " comments",
     )
     with Command() as command:
         options = parser.parse_args(args)
         with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
             outputs, passed_over = plan(options.paths, options.out)
-            colorizer, _ = load_model(options.ckpt, Colorizer)
+            if options.hint and len(outputs) > 1:
+                raise PigmentError(f"--hint is about one picture, got {len(outputs):,}; colorize that one on its own")
+            path = options.ckpt or PALETTE
+            colorizer, _ = load_model(path, Colorizer)
             if not colorizer.image_size:
-                raise PigmentError(f"the colorizer in '{options.ckpt}' was never trained")
+                raise PigmentError(f"the colorizer in '{path}' was never trained")
+            wishes: dict[str, Any] = {}
+            if isinstance(colorizer, PaletteColorizer):
+                wishes = {"vividness": VIVIDNESS if options.vividness is None else options.vividness}
+                wishes["hints"] = options.hint
+            elif options.hint or options.vividness is not None:
+                kind = type(colorizer).__name__
+                raise PigmentError(f"--hint and --vividness need a PaletteColorizer, but '{path}' is a {kind}")
             make_folders(outputs.values())
-            num_failed = colorize_files(colorizer, outputs)
+            if options.ckpt is None:
+                print("Model: the palette colorizer that comes with Pigment; --ckpt takes one of your own")
+            num_failed = colorize_files(colorizer, outputs, **wishes)
         said = f"{len(outputs) - num_failed:,} colorized in '{shown(options.out)}', {num_failed:,} failed"
         if passed_over:
             kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
@@ -55,6 +88,32 @@ def main(args: Sequence[str] | None = None) -> int:
         print(said)
         return 1 if num_failed else 0
     return command.status
+
+
+def hints_in(text: str) -> list[Hint]:
+    """Read what ``--hint`` is given: one hint, or the path of a file with one in every line.
+
+    A hint begins with a number, so a line that starts with # is a comment; colors may start with #, too.
+    """
+    path = local_path(text)
+    try:
+        if not path.exists():
+            if "," not in text:
+                raise ArgumentTypeError(f"there is no file '{text}', and a hint is x,y,color such as 0.3,0.5,#c03020")
+            return [Hint.parse(text)]
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ArgumentTypeError(reason(error)) from error
+    hints = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line and line[0] != "#":
+            try:
+                hints.append(Hint.parse(line))
+            except ValueError as error:
+                raise ArgumentTypeError(f"{text}, line {number}: {error}") from error
+    if not hints:
+        raise ArgumentTypeError(f"{text} holds no hint; each line must be x,y,color such as 0.3,0.5,#c03020")
+    return hints
 
 
 def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]:

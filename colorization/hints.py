@@ -34,9 +34,12 @@ class Hint(NamedTuple):
         Raises:
             ValueError: if it is anything else, or the point lies outside the picture.
         """
-        x, y, color = text.split(",", 2)
-        red, green, blue = ImageColor.getrgb(color.strip())[:3]
-        hint = cls(float(x), float(y), (red / 255, green / 255, blue / 255))
+        try:
+            x, y, color = text.split(",", 2)
+            red, green, blue = ImageColor.getrgb(color.strip())[:3]
+            hint = cls(float(x), float(y), (red / 255, green / 255, blue / 255))
+        except ValueError:
+            raise ValueError(f"must be x,y,color such as 0.3,0.5,#c03020 or 0.3,0.5,red, not {text}") from None
         if not (0 <= hint.x <= 1 and 0 <= hint.y <= 1):
             raise ValueError(f"the point {x},{y} lies outside the picture, whose corners are 0,0 and 1,1")
         return hint

@@ -3,6 +3,7 @@
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,18 @@ STRIP = 2**18  # full-resolution pixels converted at a time; more would not fit 
 LONGEST = 8  # times the model's size, at most, for a scaled side; without a limit, one thin image could fill the memory
 
 
-def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
-    """Colorize files (input: output), and return how many failed. Failures and notes are written to stderr."""
+def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path], **wishes: Any) -> int:
+    """Colorize files (input: output), and return how many failed. Failures and notes are written to stderr.
+
+    Args:
+        wishes: what the colorizer takes beside the lightness.
+    """
     num_failed = 0
     noted: dict[str, list[Path]] = defaultdict(list)
     for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
         try:
             picture = read(image)
-            write(picture._replace(pixels=colorize(colorizer, picture.pixels)), output)
+            write(picture._replace(pixels=colorize(colorizer, picture.pixels, **wishes)), output)
             for note in picture.notes.values():
                 noted[note].append(image)
         except Exception as error:  # damaged files raise all sorts of errors
@@ -39,7 +44,7 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path]) -> int:
     return num_failed
 
 
-def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:
+def colorize(colorizer: Colorizer, pixels: Pixels, **wishes: Any) -> Pixels:
     """Predict the color at the model's size, and lay it over the image's own lightness, a strip of rows at a time."""
     colored, whole = pixels.copy(), np.iinfo(pixels.dtype).max
     (height, width), size = pixels.shape[:2], colorizer.image_size
@@ -47,7 +52,7 @@ def colorize(colorizer: Colorizer, pixels: Pixels) -> Pixels:
     small = max(1, round(height * scale)), max(1, round(width * scale))
     with evaluating(colorizer):
         lightness, _ = colorizer.split(torch.from_numpy(scale_down(pixels, *small)[None]).to(colorizer.device))
-        planes = [Image.fromarray(plane) for plane in colorizer(lightness)[0].cpu().numpy()]
+        planes = [Image.fromarray(plane) for plane in colorizer(lightness, **wishes)[0].cpu().numpy()]
         rows = max(1, STRIP // width)
         for top in range(0, height, rows):
             strip = pixels[top : top + rows, :, :3]

@@ -32,10 +32,14 @@ def room_of(module: Path) -> str:
 
 def imports(module: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            yield (node.module or "").partition(".")[0]
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+        yield from imported(node)
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.ImportFrom):
+        yield (node.module or "").partition(".")[0]
+    elif isinstance(node, ast.Import):
+        yield from (alias.name.partition(".")[0] for alias in node.names)
 
 
 def test_every_module_has_a_room() -> None:
@@ -64,3 +68,10 @@ def test_a_light_module_is_imported_lightly() -> None:
     assert {"kornia", "imagecodecs", "tifffile", "torchvision", "skimage", "sklearn", "wandb"} & set(
         done.stdout.split()
     ) == set()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_timm_is_imported_where_it_is_used(module: Path) -> None:
+    """It takes seconds, which only those should wait for who build a network of it."""
+    everywhere = [node for node in ast.parse(module.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert "timm" not in {name for node in everywhere for name in imported(node)}
