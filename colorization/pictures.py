@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from colorization.colorizer import Colorizer
@@ -19,6 +21,7 @@ from system.errors import reason, shown
 
 STRIP = 2**18  # full-resolution pixels converted at a time; more would not fit in the cache
 LONGEST = 8  # times the model's size, at most, for a scaled side; without a limit, one thin image could fill the memory
+RIDGE = 0.01  # variance of lightness, below which texture hardly changes the color
 
 
 def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path], **wishes: Any) -> int:
@@ -52,18 +55,35 @@ def colorize(colorizer: Colorizer, pixels: Pixels, **wishes: Any) -> Pixels:
     small = max(1, round(height * scale)), max(1, round(width * scale))
     with evaluating(colorizer):
         lightness, _ = colorizer.split(torch.from_numpy(scale_down(pixels, *small)[None]).to(colorizer.device))
-        planes = [Image.fromarray(plane) for plane in colorizer(lightness, **wishes)[0].cpu().numpy()]
+        lines = fit_lines(colorizer(lightness, **wishes), lightness)
+        planes = [Image.fromarray(plane) for plane in lines[0].cpu().numpy()]
         rows = max(1, STRIP // width)
         for top in range(0, height, rows):
             strip = pixels[top : top + rows, :, :3]
             box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # in the small planes
             resized = [plane.resize((width, len(strip)), Image.Resampling.BICUBIC, box) for plane in planes]
-            chroma = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
+            lines = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
             original = np.ascontiguousarray(strip.transpose(2, 0, 1), np.float32) / whole
             lightness, _ = colorizer.split(torch.from_numpy(original[None]).to(colorizer.device))
-            joined = colorizer.join(lightness, chroma)[0].cpu().numpy()
+            slopes, offsets = lines.chunk(2, dim=1)
+            joined = colorizer.join(lightness, slopes * lightness + offsets)[0].cpu().numpy()
             colored[top : top + rows, :, :3] = (joined * whole).round().transpose(1, 2, 0)
     return colored
+
+
+def fit_lines(chroma: Tensor, lightness: Tensor) -> Tensor:
+    """Describe how chroma (B, 2, H, W) follows lightness (B, 1, H, W) around each pixel: slopes, offsets (B, 4, H, W).
+
+    Enlarged, and applied to the lightness of a larger image, they give its edges to the color. This is the fast guided
+    filter (He & Sun 2015, arXiv:1505.00996), but applied to ``lightness`` itself they give ``chroma``, not smoothed.
+    """
+
+    def mean(maps: Tensor) -> Tensor:
+        return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
+
+    covariance = mean(chroma * lightness) - mean(chroma) * mean(lightness)
+    slopes = mean(covariance / (mean(lightness**2) - mean(lightness) ** 2 + RIDGE))
+    return torch.cat([slopes, chroma - slopes * lightness], dim=1)
 
 
 def scale_down(pixels: Pixels, height: int, width: int) -> NDArray[np.float32]:

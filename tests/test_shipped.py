@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -17,6 +18,8 @@ import colorization.__main__
 import colorization.weights.__main__
 from colorization import Colorizer, PaletteColorizer, ShallowColorizer
 from colorization.color import rgb_to_lab
+from colorization.metrics import ciede2000
+from colorization.pictures import colorize
 from colorization.weights import PALETTE
 from images.colorfulness import colorfulness
 from resuming.checkpoints import load_model
@@ -223,3 +226,27 @@ def test_a_wish_that_cannot_be_fulfilled_is_an_error(
     assert said == ""
     assert message in errors.splitlines()[-1]
     assert not Path("out").exists()
+
+
+class Knows(ShallowColorizer):
+    """Predicts the true colors, at its own size."""
+
+    def __init__(self, pixels: np.ndarray, size: int) -> None:
+        super().__init__("adam", 1e-3, "mse")
+        scaled = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        self.image_size = size
+        self.truth = self.split(torch.from_numpy(np.asarray(scaled) / 255).permute(2, 0, 1)[None].float())[1]
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        return self.truth
+
+
+def test_at_full_size_color_follows_the_edges_of_the_lightness() -> None:
+    """It is closer to the truth than what is enlarged alone, whose colors bleed over edges."""
+    photo = skimage.data.astronaut()
+    knows = Knows(photo, 128)
+    planes = [Image.fromarray(plane).resize((512, 512), Image.Resampling.BICUBIC) for plane in knows.truth[0].numpy()]
+    lightness, _ = knows.split(torch.from_numpy(photo / 255).permute(2, 0, 1)[None].float())
+    enlarged = knows.join(lightness, torch.from_numpy(np.stack(planes))[None])
+    bleeding = ciede2000(rgb_to_lab(enlarged), lab(photo)).mean()
+    assert ciede2000(lab(colorize(knows, photo)), lab(photo)).mean() < 0.95 * bleeding
