@@ -113,7 +113,7 @@ def test_likely_colors_are_as_light_as_the_picture_there() -> None:
 
 def test_vividness_is_calibrated_on_the_validation_images(run: PigmentCLI) -> None:
     model, images = run.model, validation_images(run)
-    gains, differences, ratios = model.curve.T
+    gains, differences, _ = model.curve.T
     assert gains[differences.argmin()] == pytest.approx(model.gain(0))
     truth = rgb_to_lab(images)
     measured = {}
