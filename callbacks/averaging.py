@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -25,7 +26,7 @@ class AverageWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"AverageWeights: decay is {decay}, must be 0 or more, and less than 1.")
-        super().__init__(avg_fn=self._average)
+        super().__init__(multi_avg_fn=self._average)
         self.decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -33,10 +34,13 @@ class AverageWeights(WeightAveraging):
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let both models share the buffers that are no statistics, as these are exact."""
+        """Let both models share what is not averaged: frozen weights, and buffers that are no statistics."""
         for name, module in self._average_model.module.named_modules():  # type: ignore[union-attr]
-            if not isinstance(module, _BatchNorm):
-                module._buffers.update(pl_module.get_submodule(name)._buffers)
+            current = pl_module.get_submodule(name)
+            if not isinstance(current, _BatchNorm):
+                module._buffers.update(current._buffers)
+            weights = current.named_parameters(recurse=False)
+            module._parameters.update({key: weight for key, weight in weights if not weight.requires_grad})
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
@@ -46,8 +50,16 @@ class AverageWeights(WeightAveraging):
         if self._average_model is not None:  # otherwise Lightning warns, though the checkpoint's weights are averaged
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
-    def _average(self, average: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
-        if not average.is_floating_point():
-            return current  # a number of batches
+    def _average(self, averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
+        """Update averages of one type all together, which saves most of the time, without waiting for the device."""
+        pairs = [pair for pair in zip(averages, currents, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        if not pairs:
+            return
+        averages, currents = map(list, zip(*pairs, strict=True))
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, currents)  # numbers of batches
+            return
         decay = (num_averaged / (num_averaged + 10)).clamp(max=self.decay)
-        return average.lerp(current, 1 - decay.to(average.dtype))
+        changes = torch._foreach_sub(currents, averages)
+        torch._foreach_mul_(changes, 1 - decay)
+        torch._foreach_add_(averages, changes)
