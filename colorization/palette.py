@@ -25,6 +25,7 @@ from modes import evaluating
 
 GRID = 10  # between neighboring colors, in a and b
 NEAREST, SPREAD = 5, 5.0  # a pixel's color is shared among its nearest ones, by a Gaussian with this standard deviation
+NEARBY, REACH = 16, 12  # the nearest ones are among so many around a place on the grid, from -REACH to REACH
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
 LEAST_PART = 0.75  # of an image's height and width, to train on
@@ -66,6 +67,7 @@ class PaletteColorizer(Colorizer):
 
     net: UNet
     colors: Tensor  # (259, 2), a and b
+    nearby: Tensor  # (25, 25, 16), see neighbors
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class PaletteColorizer(Colorizer):
         self.weights, self.freeze_encoder = weights, freeze_encoder
         self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
         self.register_buffer("colors", colors)
+        self.register_buffer("nearby", neighbors(colors), persistent=False)
         self.curve: Tensor | None = None
         if freeze_encoder:
             encoder.requires_grad_(False)
@@ -226,16 +229,8 @@ class PaletteColorizer(Colorizer):
     def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
         """Return the loss and its two terms; the truth is averaged to the prediction's size."""
         scale = self.lab_scale[1:]
-        truth = scale * F.avg_pool2d(pad(chroma, self.net.stride), 4)
-        distances, nearest = torch.cdist(truth.flatten(2).mT, self.colors).topk(NEAREST, largest=False)  # (B, H * W, 5)
-        shares = (-0.5 * (distances / SPREAD) ** 2).softmax(dim=2)
-        logarithms = prediction.scores.flatten(2).mT.log_softmax(dim=2).gather(2, nearest)
-        cross_entropy = -(shares * logarithms).sum(dim=2).mean()
-        gray = torch.full_like(truth[:, :1], 50)  # the lightness does not matter if both have the same
-        pair = (torch.cat([gray, some], dim=1) for some in (scale * prediction.chroma, truth))
-        difference = ciede2000(*pair).mean()
-        loss = cross_entropy + DIFFERENCE_WEIGHT * difference
-        return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
+        truth = F.avg_pool2d(pad(chroma, self.net.stride), 4)
+        return terms(prediction._replace(chroma=scale * prediction.chroma), scale * truth, self.colors, self.nearby)
 
     def _calibrate(self, predicted: Tensor, lightness: Tensor, chroma: Tensor) -> None:
         """Add a batch's figures to the sums for each of GAINS: its CIEDE2000, its colorfulness, the truth's, and 1."""
@@ -256,6 +251,41 @@ def zoom(images: Tensor) -> Tensor:
     top, left = round((height - rows) * down), round((width - columns) * across)
     part = images[..., top : top + rows, left : left + columns]
     return F.interpolate(part, size=(height, width), mode="bilinear")
+
+
+def terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Tensor) -> dict[str, Tensor]:
+    """Return the loss and its two terms.
+
+    Args:
+        prediction: its chroma in the unit of Lab.
+        truth: (B, 2, h, w), a and b, of the prediction's size.
+        colors: (N, 2), the a and b of the colors that have scores.
+        nearby: what :func:`neighbors` returns for these colors.
+    """
+    distances, nearest = find_nearest(truth, colors, nearby)
+    shares = (-0.5 * (distances / SPREAD) ** 2).softmax(dim=3)
+    logarithms = prediction.scores.permute(0, 2, 3, 1).log_softmax(dim=3).gather(3, nearest)
+    cross_entropy = -(shares * logarithms).sum(dim=3).mean()
+    gray = torch.full_like(truth[:, :1], 50)  # the lightness does not matter if both have the same
+    difference = ciede2000(*(torch.cat([gray, some], dim=1) for some in (prediction.chroma, truth))).mean()
+    loss = cross_entropy + DIFFERENCE_WEIGHT * difference
+    return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
+
+
+def find_nearest(chroma: Tensor, colors: Tensor, nearby: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distances of a and b (B, 2, h, w) to the nearest colors, and which these are: (B, h, w, NEAREST)."""
+    rows, columns = ((chroma / GRID).round().long().clamp(-REACH, REACH) + REACH).unbind(1)
+    near = nearby[rows, columns]
+    apart = (colors[near] - chroma.permute(0, 2, 3, 1)[..., None, :]).square().sum(dim=4)
+    squares, order = apart.topk(NEAREST, largest=False)
+    return squares.sqrt(), near.gather(3, order)
+
+
+def neighbors(colors: Tensor) -> Tensor:
+    """Return for each place on the grid the colors around it, where those nearest to a pixel are looked for."""
+    line = GRID * torch.arange(-REACH, REACH + 1.0)
+    places = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=2)
+    return torch.cdist(places, colors.expand(len(line), -1, -1)).topk(NEARBY, largest=False).indices
 
 
 def mean_with_mirrored(given: Tensor, mirrored: Tensor) -> Tensor:
