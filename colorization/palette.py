@@ -188,6 +188,9 @@ class PaletteColorizer(Colorizer):
         if self.weights and not self.num_trained:  # a checkpoint, which is restored by now, has its own
             self.net.encoder.load_pretrained(self.weights)  # type: ignore[operator]
 
+    def on_train_start(self) -> None:
+        self.train()  # puts a frozen encoder into eval mode, which Lightning itself does not call
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["curve"] = self.curve

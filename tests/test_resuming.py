@@ -15,11 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
 from colorization import ShallowColorizer
+from colorization.encoders import TimmEncoder
 from datamodules import FruitsDataModule
 from tests.world import CONFIGS, last, read_wandb, tiny
 from train import main
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
+PALETTE = COLORIZER.with_name("10_palette.yaml")
 CALIBRATED = CONFIGS / "vae_calibrated.yaml"
 GO_ON = "--ckpt_path=last"
 ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
@@ -299,6 +301,32 @@ def test_a_validation_of_averaged_weights_is_finished_before_a_signal_ends_the_r
     assert run([*arguments, at("on_validation_batch_start", 0, 1)]) == 143
     assert run(arguments) == 0
     assert_same(only("stopped"), expected=only("runs"))
+
+
+def test_a_run_with_averaged_weights_that_is_stopped_and_killed_ends_as_if_it_were_not(paintings: Path) -> None:
+    """And validation, whose metrics are compared, has the weights that are saved; the frozen encoder stays as it is."""
+    arguments = tiny("fit", paintings, "--trainer.precision=bf16-mixed", config=PALETTE)
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=killed", GO_ON]
+    assert run([*arguments, at("on_train_batch_end", 0, 1)]) == 143
+    assert run([*arguments, at("on_train_batch_end", 1, 2, signum=signal.SIGKILL)]) == -signal.SIGKILL
+    assert run(arguments) == 0
+    assert_same(only("killed"), expected=only("runs"))
+    checkpoint = torch.load(only("runs") / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    different = {name for name, weight in current.items() if not torch.equal(weight, averaged[name])}
+    assert "net.chroma.weight" in different
+    assert not any(name.startswith("net.encoder.") for name in different)
+    encoder = TimmEncoder("tf_efficientnet_lite0")
+    encoder.load_pretrained("package")
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(weight, averaged[f"net.encoder.{name}"]), name
+    given = [f"--ckpt_path={only('runs') / 'checkpoints' / 'last.ckpt'}", "--trainer.default_root_dir=validated"]
+    assert run(tiny("validate", paintings, "--trainer.precision=bf16-mixed", *given, config=PALETTE)) == 0
+    (validated,) = metrics(only("validated"))
+    *_, logged = (row for row in metrics(only("runs")) if row["val/loss"])
+    for name in ("loss", "ciede2000"):
+        assert float(validated[f"val/{name}"]) == pytest.approx(float(logged[f"val/{name}"]), rel=1e-5)
 
 
 def impatient(patience: int) -> str:
