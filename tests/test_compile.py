@@ -36,9 +36,10 @@ class Note(Callback):
 
 @pytest.mark.parametrize(
     ("config", "num_graphs"),
-    [  # networks, each in training and in evaluation
+    [  # networks, each in training and in evaluation, where the tenth has batches of two sizes: twice 4, and twice 2
         ("colorization/4_shallow_adam.yaml", 2),
         pytest.param("colorization/7_resnet_adam.yaml", 2, marks=pytest.mark.slow),
+        pytest.param("colorization/10_palette.yaml", 3, marks=pytest.mark.slow),
         ("vae.yaml", 8),
     ],
 )

@@ -26,7 +26,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam", "colorization/6_deep_adam"])
+@pytest.mark.parametrize(
+    "config", ["vae", "colorization/4_shallow_adam", "colorization/6_deep_adam", "colorization/10_palette"]
+)
 def test_bfloat16_ends_the_first_epoch_as_float32_does(
     config: str, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,12 +54,12 @@ def test_they_take_the_same_steps(paintings: Path) -> None:
         assert torch.allclose(weight, expected[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("name", ["2_deep_rmsprop.yaml", "7_resnet_adam.yaml"])
+@pytest.mark.parametrize("name", ["2_deep_rmsprop.yaml", "7_resnet_adam.yaml", "10_palette.yaml"])
 def test_they_train_the_other_networks_too(name: str, odd: Path) -> None:
     assert run_two(tiny("fit", odd, config=COLORIZER.with_name(name))) == 0
     losses = [float(row["val/loss"]) for row in metrics(only("runs")) if row["val/loss"]]
     assert len(losses) == 2
-    assert all(0 < loss < 1 for loss in losses)
+    assert all(0 < loss < (10 if name == "10_palette.yaml" else 1) for loss in losses)
 
 
 def test_they_share_one_variance(fruits: Path) -> None:
