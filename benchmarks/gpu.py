@@ -35,7 +35,7 @@ PROBED, RECORDED = 2, 3  # steps that tell how many to time, and steps whose wor
 MIDDLE, LARGE = 128, 512  # batch sizes besides the config's own
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 PROCESSES = (2, 4, 8)
-NUM_IMAGES = {256: 16_000, 100: 40_000}  # by size; four fifths are trained on: 25 steps of 512 at 256 px
+NUM_IMAGES = {256: 16_000, 128: 40_000, 100: 40_000}  # by size; four fifths are trained on: 25 steps of 512 at 256 px
 ON_THE_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # what a trace calls a GPU's work
 SHOWN = {"images_per_second": ",.0f", "waits": ".0%", "gpu_gb": ".1f"}
 

@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorization.color import LAB_SCALE, rgb_to_lab
+from colorization.encoders import TimmEncoder
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
+from colorization.palette import displayable_colors, neighbors, terms
+from colorization.unet import UNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device
 from vae.elbo import MIN_VARIANCE, gaussian_nll, kl_divergence, squared_error
@@ -45,6 +48,25 @@ class Colorizing(nn.Module):
     def loss(self, images: Tensor) -> Tensor:
         lightness, chroma = (rgb_to_lab(images) / self.scale).split([1, 2], dim=1)
         return F.mse_loss(self.net(lightness).float(memory_format=torch.contiguous_format), chroma)
+
+
+class Palette(Colorizing):
+    """The palette colorizer's computation without Lightning, on a frozen encoder."""
+
+    colors: Tensor
+    nearby: Tensor
+
+    def __init__(self, backbone: str) -> None:
+        encoder, colors = TimmEncoder(backbone), displayable_colors()
+        super().__init__(partial(UNet, encoder.requires_grad_(False).eval(), encoder.channels, len(colors)))
+        self.register_buffer("colors", colors, persistent=False)
+        self.register_buffer("nearby", neighbors(colors), persistent=False)
+
+    def loss(self, images: Tensor) -> Tensor:
+        lab = rgb_to_lab(images)
+        prediction = self.net((lab / self.scale)[:, :1])
+        prediction = prediction._replace(chroma=self.scale[1:] * prediction.chroma)
+        return terms(prediction, F.avg_pool2d(lab[:, 1:], 4), self.colors, self.nearby)["loss"]
 
 
 class VAE(nn.Module):
@@ -88,6 +110,8 @@ class System(NamedTuple):
     files: Callable[[], list[Path]]  # the training images
     make: Callable[..., Colorizing | VAE]
     options: tuple[str, ...] = ()  # for train.py
+    clip: float | None = None  # norm of the gradients
+    average: float | None = None  # decay of the weights' average
 
 
 def _paintings() -> list[Path]:
@@ -102,6 +126,7 @@ def _files(root: Path, folder: str) -> list[Path]:
     return sorted(path for path in (root / folder).rglob("*") if path.is_file())
 
 
+BACKBONE = "tf_efficientnet_lite0"
 SCRATCH = ("--model.init_args.weights=null",)  # downloads nothing
 _vae = partial(VAE, image_size=100, latent_dim=2048)
 _calibrated = partial(VAE, image_size=100, latent_dim=256, likelihood="optimal", activation="sigmoid")
@@ -110,6 +135,16 @@ SYSTEMS = {
     "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, _paintings, partial(Colorizing, DeepNet)),
     "ResNet": System(
         "colorization/7_resnet_adam.yaml", 256, 10, 12, _paintings, partial(Colorizing, ResNetNet), SCRATCH
+    ),
+    "palette": System(
+        "colorization/10_palette.yaml",
+        128,
+        32,
+        20,
+        _paintings,
+        partial(Palette, backbone=BACKBONE),
+        clip=1.0,
+        average=0.998,
     ),
     "VAE": System("vae.yaml", 100, 64, 24, _fruits, _vae),
     "calibrated": System("vae_calibrated.yaml", 100, 64, 24, _fruits, _calibrated),
