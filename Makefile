@@ -9,7 +9,7 @@ setup: .venv/installed
 fit: setup
 	.venv/bin/python train.py fit --config configs/vae.yaml
 
-# All nine colorizers, small and from scratch. If one fails, the page says which and covers the rest.
+# All ten colorizers, small and from scratch. If one fails, the page says which and covers the rest.
 study: setup
 	-$(RUN) study run --scratch --size 64 --epochs 16 --out runs/demo-study
 	$(RUN) study page --out runs/demo-study

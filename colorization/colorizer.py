@@ -137,11 +137,13 @@ class Colorizer(LogsMeans):
 
     def _quality(self, colored: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Return how close and how vivid RGB images (B, 3, H, W) in [0, 1] are, averaged over the batch."""
+        colors = colorfulness(colored)
         quality = {
             "psnr": psnr(colored, images),
             "ssim": ssim(colored, images),
             "ciede2000": ciede2000(rgb_to_lab(colored), rgb_to_lab(images)).mean(dim=(1, 2)),
-            "colorfulness_difference": colorfulness(colored) - colorfulness(images),  # negative if paler
+            "colorfulness": colors,
+            "colorfulness_difference": colors - colorfulness(images),  # negative if paler
         }
         return {name: values.mean() for name, values in quality.items()}
 

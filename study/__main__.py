@@ -1,4 +1,4 @@
-"""Train the report's nine models on the same images and compare them on a page: python -m study run, then page"""
+"""Train all ten colorizers on the same images and compare them on a page: python -m study run, then page"""
 
 import logging
 import os
@@ -25,16 +25,16 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser("python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", description=RUN, help="train models", allow_abbrev=False)
-    run.add_argument(
-        "--configs", nargs="+", type=local_path, default=CONFIGS, help="YAML files; default: the report's nine"
-    )
+    run.add_argument("--configs", nargs="+", type=local_path, default=CONFIGS, help="YAML files; default: all ten")
     run.add_argument(
         "--root",
         type=os.path.expanduser,
         help="folder of images, or kaggle:...; default: the config's, else demo images",
     )
     run.add_argument("--epochs", type=positive, help="epochs of each model; default: its config's")
-    run.add_argument("--size", type=positive, help="height and width of the images, in pixels; default: the config's")
+    run.add_argument(
+        "--size", type=positive, help="height and width of the images, in pixels; default: the first config's"
+    )
     run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed; default: 0")
     run.add_argument("--scratch", action="store_true", help="start pre-trained networks from random weights instead")
     page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)

@@ -1,11 +1,19 @@
 """What finished models make of the same held-out images."""
 
+import socket
 import statistics
+import sys
+from collections import defaultdict
+from functools import cache, partial
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+from torchvision.models import AlexNet_Weights
 from tqdm import tqdm
 
 from colorization import Colorizer
@@ -15,9 +23,12 @@ from datamodules.folder import FolderDataModule, spread_out
 from resuming.checkpoints import data_of, load_model
 from study.claims import Figure
 from study.runs import Run
-from system.errors import PigmentError, reason
+from system.errors import PigmentError, reason, shown
 from system.hardware import best_device
 from vae import ConvVAE
+
+LPIPS_FROM = 31  # pixels; AlexNet needs so many
+PATIENCE = 10.0  # seconds to wait for the network
 
 
 class Tested(NamedTuple):
@@ -38,6 +49,7 @@ class Family(NamedTuple):
 def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningModule], Family]:
     """Test every finished run on its family's images, those of its first run; add the others to ``left_out``."""
     families: dict[type[LightningModule], Family] = {}
+    lpips = cache(partial(load_lpips, left_out))
     for run in tqdm(runs, "Testing", unit=" models"):
         try:
             run.check()
@@ -50,7 +62,12 @@ def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningMod
                 raise PigmentError(f"trained on different images ({run.images}) than {first} ({first.images})")
             if others and run.recipe != others[0].run.recipe:
                 raise PigmentError(f"trained differently from {others[0].run}")
-            tested = Tested(run, None if others else model, test(model, run, family.data))
+            metrics = test(model, run, family.data)
+            if isinstance(model, Colorizer):
+                metrics |= colorfulness_ratios(metrics)
+                if network := lpips(family.data.size):
+                    metrics |= perceptual_differences(model, family.data, network)
+            tested = Tested(run, None if others else model, metrics)
         except Exception as error:  # a damaged folder, or one from another version, raises all sorts of errors
             left_out[str(run)] = reason(error)
         else:
@@ -73,6 +90,51 @@ def test(model: LightningModule, run: Run, data: FolderDataModule) -> dict[str, 
     (metrics,) = trainer.test(model, datamodule=data, verbose=False)
     model.to(device)
     return {name.removeprefix("test/"): value for name, value in metrics.items()}
+
+
+def colorfulness_ratios(metrics: dict[str, float]) -> dict[str, float]:
+    """Return how colorful the images are relative to the truth, for all that ``test`` measures."""
+    ratios = {}
+    for name, value in metrics.items():
+        if name.endswith("colorfulness") and (truth := value - metrics[f"{name}_difference"]):
+            ratios[f"{name}_ratio"] = value / truth
+    return ratios
+
+
+def load_lpips(left_out: dict[str, str], size: int) -> LearnedPerceptualImagePatchSimilarity | None:
+    """Load the network that measures LPIPS, or say on the terminal and in ``left_out`` why there is none."""
+    url, timeout = AlexNet_Weights.DEFAULT.url, socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        if size >= LPIPS_FROM:
+            return LearnedPerceptualImagePatchSimilarity("alex", normalize=True).to(best_device())
+        why = f"it needs images of {LPIPS_FROM} px or more"
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        why = f"AlexNet's weights could not be downloaded or read ({reason(error)}). Put {url} at {path}"
+    finally:
+        socket.setdefaulttimeout(timeout)
+    left_out["lpips"] = why
+    tqdm.write(shown(f"Left out: lpips, as {why}"), file=sys.stderr)
+    return None
+
+
+@torch.no_grad()
+def perceptual_differences(
+    model: Colorizer, data: FolderDataModule, lpips: LearnedPerceptualImagePatchSimilarity
+) -> dict[str, float]:
+    """Return the LPIPS (Zhang et al. 2018, arXiv:1801.03924) of a model and the baselines, over all held-out images."""
+    scores: dict[str, list[Tensor]] = defaultdict(list)
+    for batch in data.test_dataloader():
+        images = data.on_after_batch_transfer(batch.to(model.device), 0)
+        lightness, chroma = model.split(images)
+        scores["lpips"] += len(images) * [lpips(model.colorize(images), images)]
+        for name, constant in {
+            "gray": torch.zeros_like(chroma),
+            "mean_ab": model.mean_chroma.expand_as(chroma),
+        }.items():
+            scores[f"{name}_lpips"] += len(images) * [lpips(model.join(lightness, constant), images)]
+    return {name: torch.stack(values).mean().item() for name, values in scores.items()}
 
 
 def summarize(several: list[Tested]) -> dict[str, Figure]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from colorization import Colorizer
 from colorization.colorizer import BASELINES
+from colorization.palette import NUM_HINTS
 from datamodules.folder import FolderDataModule
 from datamodules.store import FINDINGS
 from images.drawing import grid
@@ -30,7 +31,17 @@ from system.errors import PigmentError, shown
 from vae import ConvVAE
 
 NUM_SHOWN = 8  # paintings that all models colorize
-COLORIZER_METRICS = ("mse", "mae", "psnr", "ssim", "ciede2000", "colorfulness_difference")
+COLORIZER_METRICS = (
+    "mse",
+    "mae",
+    "psnr",
+    "ssim",
+    "ciede2000",
+    "colorfulness_difference",
+    "colorfulness_ratio",
+    "lpips",
+)
+HINTED = ("", *(f"{number}_hints_" for number in NUM_HINTS))  # prefixes of what ``test`` measures
 VAE_METRICS = ("bits_per_dim", "sigma", "kl", "loss", "reconstruction", "psnr", "ssim")
 VAE_TERMS = ("loss", "reconstruction", "kl")
 
@@ -85,15 +96,20 @@ def describe_colorizers(family: Family, left_out: dict[str, str]) -> dict[str, A
     data, models = family
     figures = {name: summarize(several) for name, several in models.items()}
     tested = next(iter(models.values()))[0].metrics
-    baselines = {
-        name: [Figure(tested[f"{name}_{metric}"], num_seeds=0) for metric in COLORIZER_METRICS] for name in BASELINES
-    }
+    metrics = tuple(metric for metric in COLORIZER_METRICS if metric in tested)  # LPIPS may be left out
+    baselines = {name: [Figure(tested[f"{name}_{metric}"], num_seeds=0) for metric in metrics] for name in BASELINES}
     everything = {name: [one.run.history["val/mse"] for one in several] for name, several in models.items()}
     rows = side_by_side({name: several[0].model for name, several in models.items()}, held_out(data, NUM_SHOWN))
     return {
         "num_images": len(data.test_dataloader().dataset),  # type: ignore[arg-type]
-        "metrics": COLORIZER_METRICS,
-        "table": [describe_model(several, figures[name], COLORIZER_METRICS) for name, several in models.items()],
+        "metrics": metrics,
+        "table": [describe_model(several, figures[name], metrics) for name, several in models.items()],
+        "hints": [
+            (name, [found[f"{prefix}ciede2000"] for prefix in HINTED])
+            for name, found in figures.items()
+            if f"{HINTED[-1]}ciede2000" in found
+        ],
+        "num_hints": (0, *NUM_HINTS),
         "baselines": baselines,
         "claims": assess_claims(family, figures),
         "all": embed("val/mse of all models", curves_svg(everything, "val/mse", width=8)),

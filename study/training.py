@@ -20,14 +20,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from tqdm import tqdm
 
 from cli.parser import StrictParser, short
-from study.runs import Run, kept, read_config
+from study.runs import Run, by_number, class_name, kept, read_config
 from system.atomic import make_folders
 from system.errors import PigmentError, reason, shown
 from system.hardware import start_gpu
 from system.signals import Interrupted, handling, interrupt
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"), key=by_number)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 1.0  # seconds between two looks at a run
 OURS = {  # options of train.py that a study sets itself
@@ -40,6 +40,8 @@ OURS = {  # options of train.py that a study sets itself
     "-c": "use --configs",
     "--ckpt_path": "it is always last",
 }
+
+SCRATCH = {"backbone": "null", "weights": "null", "freeze_encoder": "false"}  # settings of pre-trained networks
 
 
 class Task(NamedTuple):
@@ -105,6 +107,7 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
         if short(option) in OURS:
             raise PigmentError(f"{option} cannot be given here: {OURS[short(option)]}")
     tasks = []
+    sizes: dict[str, int] = {}  # of the images of each kind, which all its models must share
     for seed in dict.fromkeys(options.seeds):
         for path in options.configs:
             config = read_config(path)
@@ -116,13 +119,16 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
                 "--trainer.enable_progress_bar=false",
                 "--ckpt_path=last",
             ]
-            for name in ("root", "size"):
-                if (value := getattr(options, name)) is not None:
+            data = config["data"]
+            size = options.size or sizes.setdefault(class_name(data), data["init_args"].get("size"))
+            for name, value in (("root", options.root), ("size", size)):
+                if value is not None:
                     arguments.append(f"--data.init_args.{name}={value}")
             if options.epochs:
                 arguments.append(f"--trainer.max_epochs={options.epochs}")
-            if options.scratch and "weights" in config["model"]["init_args"]:
-                arguments.append("--model.init_args.weights=null")
+            if options.scratch:
+                given = SCRATCH.keys() & config["model"]["init_args"]
+                arguments += [f"--model.init_args.{name}={SCRATCH[name]}" for name in sorted(given)]
             arguments += more
             num_epochs = options.epochs or int(config["trainer"]["max_epochs"])
             tasks.append(Task(run, num_epochs, kept(as_parsed(arguments)), arguments))

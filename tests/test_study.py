@@ -25,15 +25,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from markupsafe import escape
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
+from torchvision.models import alexnet
 
-from colorization import Colorizer
+from colorization import Colorizer, ShallowColorizer
+from datamodules import PaintingsDataModule
 from images.drawing import grid
 from resuming.checkpoints import data_of, load_model
 from resuming.loggers import METRICS_FILE, read_metrics
 from study import training
 from study.__main__ import main, make_parser
 from study.claims import CLAIMS, Check, Claim, Figure, assess, decide
-from study.measures import difference, held_out
+from study.measures import difference, held_out, load_lpips, perceptual_differences
+from study.page import HINTED
 from study.runs import Run
 from study.training import CONFIGS, plan, visible_devices
 from tests.world import CONFIGS as ALL_CONFIGS
@@ -132,7 +135,7 @@ def _loud_again() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model 4 (two seeds), model 8, a VAE, and folders that cannot be used; and their study page."""
+    """Model 4 (two seeds), models 8 and 10, a VAE, and folders that cannot be used; and their study page."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as world:
         live_in(folder, world)
@@ -154,6 +157,7 @@ def train_models(paintings: Path, fruits: Path) -> None:
         (SHALLOW, paintings, 0),
         (SHALLOW, paintings.relative_to(Path.cwd()), 1),
         (eight, paintings, 0),
+        (SHALLOW.with_name("10_palette.yaml"), paintings, 0),
         (vae, fruits, 0),
     ):
         where = f"--trainer.default_root_dir=study/{config.stem}/seed{seed}"
@@ -216,7 +220,8 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
         "holiday": "not part of this study",
         "vae, seed0.old": "not called seed0, seed1",
         "vae, seed 0, 20200101-000000-0000": "only the newest run counts",
-    } | {path.stem: "not trained" for path in CONFIGS if path.stem[0] in "12357"}
+        "lpips": "needs images of 31 px",
+    } | {path.stem: "not trained" for path in CONFIGS if path.stem[:2] in ("1_", "2_", "3_", "5_", "7_")}
     found = dict(re.findall(r"<li><b>(.+?)</b>: (.+)</li>", page))
     assert found.keys() == left_out.keys()
     assert [what for what, why in left_out.items() if why not in found[what]] == []
@@ -228,8 +233,8 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
     assert rows["left out: also in training"] == ["0", "1"]
     assert re.findall(r"(?:src|href|url\()\W*https?:", page) == []  # nothing is fetched
     shown = pictures(page)
-    # lightness, three models, the original; curves of each and of all; two films; three terms and two films of the VAE
-    assert len(shown) == 5 + 4 + 2 + 3 + 2
+    # lightness, four models, the original; curves of each and of all; three films; three terms and two films of the VAE
+    assert len(shown) == 6 + 5 + 3 + 3 + 2
     for kind, content in shown.values():
         if kind == "image/jpeg":
             Image.open(BytesIO(content)).load()
@@ -243,7 +248,8 @@ def test_its_figures_are_those_of_test(study: Path) -> None:
     with (study / "study.csv").open() as lines:
         rows = {(row["model"], row["seed"]): row for row in csv.DictReader(lines)}
     four = "4_shallow_adam"
-    assert set(rows) == {(four, "0"), (four, "1"), ("8_shallow_adam_mae", "0"), ("9_deep_adam_mae", "0"), ("vae", "0")}
+    others = {(name, "0") for name in ("8_shallow_adam_mae", "9_deep_adam_mae", "10_palette", "vae")}
+    assert set(rows) == {(four, "0"), (four, "1"), *others}
     tested = []
     for seed in "01":
         checkpoint = Run(study / four / f"seed{seed}").checkpoint
@@ -259,6 +265,14 @@ def test_its_figures_are_those_of_test(study: Path) -> None:
     assert row[-4:] == ["32,202", "2", "0, 1", "unknown"]
     assert next(cells for name, cells in shown.items() if name.startswith("8_shallow"))[-1] == "2.0"  # minutes
     assert shown["gray baseline"][4] == f"{tested[0]['gray_ciede2000']:.4g}"
+    ours, truths = (
+        sum(metrics["colorfulness"] - factor * metrics["colorfulness_difference"] for metrics in tested)
+        for factor in (0, 1)
+    )
+    assert float(row[6].partition(" ")[0]) == pytest.approx(ours / truths, rel=0.01)
+    assert float(shown["gray baseline"][6]) == pytest.approx(0, abs=1e-3)
+    hinted = [f"{float(rows['10_palette', '0'][f'{prefix}ciede2000']):.4g}" for prefix in HINTED]
+    assert shown["10_palette"] == hinted
 
 
 def test_the_models_stand_side_by_side_and_differ_as_their_pictures_do(study: Path) -> None:
@@ -276,6 +290,28 @@ def test_the_models_stand_side_by_side_and_differ_as_their_pictures_do(study: Pa
             assert np.abs(np.asarray(row).astype(int) - np.asarray(grid(expected, 6))).mean() < 3
     labs = [rgb2lab(model.colorize(images).permute(0, 2, 3, 1).cpu().numpy()) for model in (first, second)]
     assert difference(first, second, data) == pytest.approx(deltaE_ciede2000(*labs).mean(), abs=1e-3)
+
+
+def test_lpips_is_measured_if_its_weights_are_there(
+    no_network: Path, paintings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_out: dict[str, str] = {}
+    assert load_lpips(left_out, 32) is None
+    path = no_network / "alexnet-owt-7be5be79.pth"
+    assert "could not be downloaded or read" in left_out["lpips"]
+    assert f"at {path}" in left_out["lpips"]
+    assert left_out["lpips"] in capsys.readouterr().err.replace("\n", "")
+    torch.save(alexnet().state_dict(), path)
+    lpips = load_lpips({}, 32)
+    assert lpips is not None
+    model, data = ShallowColorizer("adam", 0.001, "mse"), PaintingsDataModule(str(paintings), size=32, batch_size=4)
+    data.setup("test")
+    scores = perceptual_differences(model.to(lpips.device), data, lpips)
+    images = held_out(data, 6).to(lpips.device)
+    lightness, chroma = model.split(images)
+    for name, colored in {"": model.colorize(images), "gray_": model.join(lightness, 0 * chroma)}.items():
+        assert scores[f"{name}lpips"] == pytest.approx(lpips(colored, images).item(), rel=1e-3)
+    assert scores["gray_lpips"] > 0
 
 
 def test_weights_and_biases_has_the_page(study: Path) -> None:
@@ -378,7 +414,18 @@ def planned(*args: str) -> list[training.Task]:
     return plan(*make_parser().parse_known_args(["run", *args]))
 
 
-def test_the_sweep_trains_all_nine_with_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_are_in_the_order_of_their_numbers() -> None:
+    assert [path.stem.partition("_")[0] for path in CONFIGS] == [str(number) for number in range(1, 11)]
+
+
+def test_all_models_of_a_kind_have_images_of_one_size() -> None:
+    sizes = [task.settings["size"] for task in planned()]
+    assert sizes == [256] * 10
+    assert [task.settings["size"] for task in planned("--size=64")] == [64] * 10
+    assert planned("--configs", str(CONFIGS[0]), str(ALL_CONFIGS / "vae.yaml"))[1].settings["size"] == 100
+
+
+def test_the_sweep_trains_all_ten_with_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ALL_CONFIGS.parent)
     sweep = yaml.safe_load((ALL_CONFIGS / "sweep.yaml").read_text())
     assert sweep["command"][:5] == ["${env}", "python", "-m", "study", "run"]
@@ -392,10 +439,12 @@ def test_the_sweep_trains_all_nine_with_each_seed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_from_scratch_a_network_has_no_weights() -> None:
-    for scratch, expected in ([], set()), (["--scratch"], {"7_resnet_adam"}):
+    for scratch, expected in ([], set()), (["--scratch"], {"7_resnet_adam", "10_palette"}):
         tasks = planned(*scratch)
         assert {task.run.model for task in tasks if "--model.init_args.weights=null" in task.arguments} == expected
-        assert len(tasks) == 9
+        assert len(tasks) == 10
+        assert tasks[-1].settings["backbone"] == (None if scratch else "tf_efficientnet_lite0")
+        assert tasks[-1].settings["freeze_encoder"] == (not scratch)
 
 
 def test_a_config_needs_neither_root_nor_size() -> None:
