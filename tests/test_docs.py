@@ -68,7 +68,7 @@ def plan_study(arguments: list[str]) -> None:
     options, more = make_parser().parse_known_args(arguments)
     assert options.out == Path("runs/study")
     if options.command == "run":
-        assert [task.run.seed for task in plan(options, more)] == [0] * 9 + [1] * 9
+        assert [task.run.seed for task in plan(options, more)] == [0] * 10 + [1] * 10
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
