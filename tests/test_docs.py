@@ -4,9 +4,9 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -46,14 +46,16 @@ def train_in_small(arguments: list[str], fruits: Path, paintings: Path) -> None:
 
 
 def colorize_pictures(arguments: list[str]) -> None:
-    assert arguments[:3] == ["old.jpg", "scans/", "more/*.tif"]
     for name in ("old.jpg", "scans/in/1.jpg", "more/2.tif"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (30, 20), 99).save(name)
     assert colorize(arguments) == 0
     out = Path(arguments[arguments.index("--out") + 1])
+    results = {"old.jpg": "old.jpg", "scans/": "in/1.jpg", "more/*.tif": "2.tif"}
     written = {str(path.relative_to(out)) for path in out.rglob("*.*")}
-    assert written == {"old.jpg", "in/1.jpg", "2.tif"}
+    assert written >= {result for given, result in results.items() if given in arguments}
+    with Image.open(out / "old.jpg") as colorized:
+        assert colorized.mode == "RGB"
 
 
 def play_with_vae(arguments: list[str]) -> None:
@@ -93,17 +95,21 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
             case _:
                 pytest.fail(f"nothing here runs {command!r}")
     for code in blocks(page, "python"):
-        names: dict[str, torch.Tensor] = {}
-        exec(code.replace("runs/<run id>", newest_run("vae")), names)
-        assert names["fruits"].shape == names["again"].shape == (8, 3, 16, 16)
+        names: dict[str, Any] = {}
+        exec(code.replace("runs/<run id>", newest_run("vae")) if "<run id>" in code else code, names)
+        if page.stem == "vae":
+            assert names["fruits"].shape == names["again"].shape == (8, 3, 16, 16)
+        else:
+            assert names["colored"].shape == names["images"].shape
+            assert len(names["choices"]) == 5
 
 
 def test_their_commands_are_all_found() -> None:
     programs = [" ".join(command.split()[:3]) for page in PAGES for command in commands(page)]
     assert programs.count("python -m vae") == 6
-    assert programs.count("python -m colorization") == 1
+    assert programs.count("python -m colorization") == 5
     assert sum(program.startswith("python train.py") for program in programs) >= 11
-    assert sum(len(blocks(page, "python")) for page in PAGES) == 1
+    assert sum(len(blocks(page, "python")) for page in PAGES) == 2
 
 
 def test_the_tenth_model_trains(paintings: Path) -> None:
