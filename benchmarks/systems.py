@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.encoders import TimmEncoder
+from colorization.gamut import displayable_colors, neighbors
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from colorization.palette import displayable_colors, neighbors, terms
+from colorization.palette import terms
 from colorization.unet import UNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from colorization.color import rgb_to_lab
 from colorization.colorizer import Colorizer, pad
 from colorization.encoders import ScratchEncoder, TimmEncoder
+from colorization.gamut import displayable_colors, find_nearest, neighbors
 from colorization.hints import Hint, patch_means, sample, spread
 from colorization.metrics import ciede2000
 from colorization.unet import Prediction, UNet
@@ -23,9 +24,9 @@ from epoch_means import of_all_processes
 from images.colorfulness import colorfulness
 from modes import evaluating
 
-GRID = 10  # between neighboring colors, in a and b
-NEAREST, SPREAD = 5, 5.0  # a pixel's color is shared among its nearest ones, by a Gaussian with this standard deviation
-NEARBY, REACH = 16, 12  # the nearest ones are among so many around a place on the grid, from -REACH to REACH
+SPREAD = (
+    5.0  # standard deviation, in a and b, of the Gaussian by which a pixel's color is shared among the nearest ones
+)
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
 LEAST_PART = 0.75  # of an image's height and width, to train on
@@ -275,22 +276,6 @@ def terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Tensor)
     return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
 
 
-def find_nearest(chroma: Tensor, colors: Tensor, nearby: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances of a and b (B, 2, h, w) to the nearest colors, and which these are: (B, h, w, NEAREST)."""
-    rows, columns = ((chroma / GRID).round().long().clamp(-REACH, REACH) + REACH).unbind(1)
-    near = nearby[rows, columns]
-    apart = (colors[near] - chroma.permute(0, 2, 3, 1)[..., None, :]).square().sum(dim=4)
-    squares, order = apart.topk(NEAREST, largest=False)
-    return squares.sqrt(), near.gather(3, order)
-
-
-def neighbors(colors: Tensor) -> Tensor:
-    """Return for each place on the grid the colors around it, where those nearest to a pixel are looked for."""
-    line = GRID * torch.arange(-REACH, REACH + 1.0)
-    places = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=2)
-    return torch.cdist(places, colors.expand(len(line), -1, -1)).topk(NEARBY, largest=False).indices
-
-
 def mean_with_mirrored(given: Tensor, mirrored: Tensor) -> Tensor:
     return (given + mirrored.flip(3)) / 2
 
@@ -299,10 +284,3 @@ def enlarge(maps: Tensor, like: Tensor) -> Tensor:
     """Resize maps (B, C, h, w), predicted from images that were padded, to the images' size before (B, 1, H, W)."""
     height, width = like.shape[2:]
     return F.interpolate(maps, scale_factor=4, mode="bilinear")[..., :height, :width]
-
-
-def displayable_colors() -> Tensor:
-    """Return the points (a, b) of a grid that sRGB can show at some lightness: (259, 2)."""
-    levels = torch.linspace(0, 1, 33)
-    cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).flatten(1)[None, :, None]
-    return GRID * (rgb_to_lab(cube)[0, 1:, 0].T / GRID).round().unique(dim=0)

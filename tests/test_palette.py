@@ -14,7 +14,6 @@ from colorization.color import rgb_to_lab
 from colorization.encoders import PACKAGE, TimmEncoder
 from colorization.hints import Hint
 from colorization.metrics import ciede2000
-from colorization.palette import displayable_colors
 from images.colorfulness import colorfulness
 from system.errors import PigmentError
 from tests.test_colorizer import fit, skies_and_fields
@@ -43,17 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> PigmentCLI:
 
 def validation_images(run: PigmentCLI) -> Tensor:
     return torch.stack(list(run.datamodule.val_dataloader().dataset)) / 255
-
-
-def test_the_palette_is_all_that_srgb_can_show_and_nothing_else() -> None:
-    colors = displayable_colors()
-    assert colors.shape == (259, 2)
-    assert [0, 0] in colors.tolist()
-    assert (colors % 10 == 0).all()
-    apart = torch.cdist(rgb_to_lab(torch.rand(1, 3, 200, 200))[0, 1:].flatten(1).T, colors)
-    half_a_diagonal = 50**0.5
-    assert apart.min(dim=1).values.max() <= half_a_diagonal  # every color has one that is near
-    assert apart.min(dim=0).values.max() <= half_a_diagonal + 3  # and the other way round; random colors leave gaps
 
 
 def test_the_mirror_image_gets_the_mirrored_colors() -> None:

@@ -1,7 +1,18 @@
 import torch
 
 from colorization.color import rgb_to_lab
-from colorization.palette import NEAREST, displayable_colors, find_nearest, neighbors
+from colorization.gamut import NEAREST, displayable_colors, find_nearest, neighbors
+
+
+def test_the_palette_is_all_that_srgb_can_show_and_nothing_else() -> None:
+    colors = displayable_colors()
+    assert colors.shape == (259, 2)
+    assert [0, 0] in colors.tolist()
+    assert (colors % 10 == 0).all()
+    apart = torch.cdist(rgb_to_lab(torch.rand(1, 3, 200, 200))[0, 1:].flatten(1).T, colors)
+    half_a_diagonal = 50**0.5
+    assert apart.min(dim=1).values.max() <= half_a_diagonal  # every color has one that is near
+    assert apart.min(dim=0).values.max() <= half_a_diagonal + 3  # and the other way round; random colors leave gaps
 
 
 def test_those_nearest_to_a_pixel_are_found_among_those_around_it() -> None:
