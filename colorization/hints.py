@@ -8,9 +8,9 @@ from PIL import ImageColor
 from torch import Tensor
 
 PATCH = 3  # pixels across, whose mean a true hint is
-NEAR, FAR = 0.06, 0.3  # of the shorter side: how far a hint reaches among others, and on its own
+NEAR, FAR = 0.06, 0.4  # of the shorter side: how far a hint reaches among others, and on its own
 FAR_WEIGHT = 0.02
-ALIKE = 0.1  # in lightness
+ALIKE, SAME = 0.1, 0.5  # in lightness, and in features, which have a standard deviation of 1
 RESISTANCE = 0.002  # weight of the prediction, where no hint is near
 
 
@@ -45,25 +45,29 @@ class Hint(NamedTuple):
         return hint
 
 
-def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor) -> Tensor:
+def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:
     """Correct a prediction so that each hint has its color, and so have pixels that are near it and look like it.
 
     Each pixel is corrected by the average of what was wrong at the hints, weighted by how near they are, and how much
-    alike in lightness. Far from all hints, the prediction stays.
+    alike in lightness and to the network. Far from all hints, the prediction stays.
 
     Args:
         hints: (B, N, 2), the chroma that each image should have at the points.
         points: (N, 2), x and y from 0 to 1.
         chroma: (B, 2, H, W), predicted.
         lightness: (B, 1, H, W), in [0, 1].
+        features: (B, C, H, W), from which the network concludes colors.
     """
     height, width = chroma.shape[2:]
     y, x = torch.meshgrid(*(torch.arange(side, device=chroma.device) + 0.5 for side in (height, width)), indexing="ij")
     pixels = torch.stack([x, y], dim=-1).view(-1, 2)
     apart = torch.cdist(points * points.new_tensor([width, height]), pixels) / min(height, width)  # (N, H * W)
     near = torch.exp(-((apart / NEAR) ** 2) / 2) + FAR_WEIGHT * torch.exp(-((apart / FAR) ** 2) / 2)
-    unlike = sample(lightness, points) - lightness.flatten(2)  # (B, N, H * W)
-    weights = near * torch.exp(-((unlike / ALIKE) ** 2) / 2)
+    deviation, mean = torch.std_mean(features, dim=(2, 3), keepdim=True, correction=0)
+    features = (features - mean) / deviation.clamp(min=1e-6) / (SAME * features.shape[1] ** 0.5)
+    looks = torch.cat([lightness / ALIKE, features], dim=1)
+    unlike = torch.cdist(sample(looks, points), looks.flatten(2).mT)  # (B, N, H * W)
+    weights = near * torch.exp(-(unlike**2) / 2)
     wrong = (hints - sample(chroma, points)).mT  # (B, 2, N)
     correction = wrong @ weights / (weights.sum(dim=1, keepdim=True) + RESISTANCE)
     return chroma + correction.view_as(chroma)

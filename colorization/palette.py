@@ -139,7 +139,7 @@ class PaletteColorizer(Colorizer):
         points = chroma.new_tensor([[hint.x, hint.y] for hint in hints])
         _, colors = self.split(chroma.new_tensor([hint.color for hint in hints]).T[None, :, None])  # (1, 2, 1, N)
         given = colors[:, :, 0].mT.expand(len(chroma), -1, -1)
-        return spread(given, points, chroma, lightness)
+        return spread(given, points, chroma, lightness, enlarge(prediction.features, lightness))
 
     def likeliest(self, prediction: Prediction, lightness: Tensor, x: float, y: float, number: int) -> list[Likely]:
         """Return the likeliest colors at a point of one image, the likeliest first.
@@ -222,10 +222,11 @@ class PaletteColorizer(Colorizer):
         self.log_means(prefix, self._terms(prediction, chroma), len(images))
         candidates = {"": enlarge(prediction.chroma, lightness)}
         if self.trainer.state.fn is TrainerFn.TESTING:
+            features = enlarge(prediction.features, lightness)
             for number in NUM_HINTS:
                 points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(self.device)
                 hints = sample(patch_means(chroma), points)
-                candidates[f"{number}_hints_"] = spread(hints, points, candidates[""], lightness)
+                candidates[f"{number}_hints_"] = spread(hints, points, candidates[""], lightness, features)
         self._judge(prefix, candidates, lightness, chroma, images)
         if prefix == "val/":
             self._calibrate(candidates[""], lightness, chroma)

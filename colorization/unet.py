@@ -15,6 +15,7 @@ class Prediction(NamedTuple):
 
     chroma: Tensor  # (B, 2, H / 4, W / 4), the one color that is closest on average
     scores: Tensor  # (B, colors, H / 4, W / 4), the logarithms of the colors' probabilities, up to a constant
+    features: Tensor  # (B, 64, H / 4, W / 4), from which it concludes both
 
 
 class UNet(nn.Module):
@@ -47,7 +48,7 @@ class UNet(nn.Module):
         features = self.coarse(features, coarse)  # (B, 96, H / 16, W / 16)
         features = self.attention(self.middle(features, middle))  # (B, 80, H / 8, W / 8)
         features = self.fine(features, fine)  # (B, 64, H / 4, W / 4)
-        return Prediction(self.chroma(features).float(), self.scores(features).float())
+        return Prediction(self.chroma(features).float(), self.scores(features).float(), features)
 
 
 class Stage(nn.Module):
