@@ -31,7 +31,8 @@ def make_step(name: str, precision: str, batch_size: int, is_compiled: bool = Fa
             child.compile()
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=0.001, fused=True)
-    averages = [weight.detach().clone() for weight in weights]  # a few BatchNorms' statistics add nothing to the time
+    # a few BatchNorms' statistics add nothing to the time
+    averages = [weight.detach().clone() for weight in weights] if system.average is not None else []
     autocast = torch.autocast(DEVICE.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=precision == "16-mixed")
 

@@ -21,7 +21,7 @@ from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.encoders import TimmEncoder
 from colorization.gamut import displayable_colors, neighbors
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from colorization.palette import terms
+from colorization.palette import loss_terms
 from colorization.unet import UNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device
@@ -67,7 +67,7 @@ class Palette(Colorizing):
         lab = rgb_to_lab(images)
         prediction = self.net((lab / self.scale)[:, :1])
         prediction = prediction._replace(chroma=self.scale[1:] * prediction.chroma)
-        return terms(prediction, F.avg_pool2d(lab[:, 1:], 4), self.colors, self.nearby)["loss"]
+        return loss_terms(prediction, F.avg_pool2d(lab[:, 1:], 4), self.colors, self.nearby)["loss"]
 
 
 class VAE(nn.Module):

@@ -1,11 +1,11 @@
 """Weights averaged over the steps of training: better than the last ones."""
 
+import itertools
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resuming.callback import share_statistics
@@ -26,7 +26,7 @@ class AverageWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"AverageWeights: decay is {decay}, must be 0 or more, and less than 1.")
-        super().__init__(multi_avg_fn=self._average)
+        super().__init__()
         self.decay = decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -42,6 +42,26 @@ class AverageWeights(WeightAveraging):
             weights = current.named_parameters(recurse=False)
             module._parameters.update({key: weight for key, weight in weights if not weight.requires_grad})
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._latest_update_step:
+            self._update(pl_module, min(self.decay, self._latest_update_step / (self._latest_update_step + 10)))
+            self._latest_update_step = trainer.global_step
+
+    @torch.no_grad()
+    def _update(self, pl_module: LightningModule, decay: float) -> None:
+        """Average all tensors at once, which saves most of the time; torch's AveragedModel makes the host wait."""
+        both = [self._average_model.module, pl_module]  # type: ignore[union-attr]
+        tensors = (itertools.chain(model.parameters(), model.buffers()) for model in both)
+        pairs = [pair for pair in zip(*tensors, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        averages, currents = map(list, zip(*floats, strict=True))
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for count, current in pairs:
+            if not count.is_floating_point():
+                count.copy_(current)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
         share_statistics(trainer, pl_module)
@@ -49,17 +69,3 @@ class AverageWeights(WeightAveraging):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is not None:  # otherwise Lightning warns, though the checkpoint's weights are averaged
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-    def _average(self, averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
-        """Update averages of one type all together, which saves most of the time, without waiting for the device."""
-        pairs = [pair for pair in zip(averages, currents, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
-        if not pairs:
-            return
-        averages, currents = map(list, zip(*pairs, strict=True))
-        if not averages[0].is_floating_point():
-            torch._foreach_copy_(averages, currents)  # numbers of batches
-            return
-        decay = (num_averaged / (num_averaged + 10)).clamp(max=self.decay)
-        changes = torch._foreach_sub(currents, averages)
-        torch._foreach_mul_(changes, 1 - decay)
-        torch._foreach_add_(averages, changes)

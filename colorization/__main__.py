@@ -72,6 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise PigmentError(f"the colorizer in '{path}' was never trained")
             wishes: dict[str, Any] = {}
             if isinstance(colorizer, PaletteColorizer):
+                if options.vividness is not None and colorizer.curve is None:
+                    raise PigmentError(f"'{path}' was never validated, which calibrates its vividness: train it longer")
                 wishes = {"vividness": VIVIDNESS if options.vividness is None else options.vividness}
                 wishes["hints"] = options.hint
             elif options.hint or options.vividness is not None:

@@ -40,7 +40,7 @@ class Colorizer(LogsMeans):
     chroma.
 
     A subclass defines how to train, and ``forward``: from lightness (B, 1, H, W) in [0, 1] of any size to the predicted
-    chroma (B, 2, H, W) in [-1, 1], float32.
+    chroma (B, 2, H, W), float32.
 
     Args:
         net: does most of that, for H and W that are multiples of ``net.stride``.
@@ -108,7 +108,11 @@ class Colorizer(LogsMeans):
         by_process = checkpoint.get("mean_chroma_by_process", ())
         trainer = self._trainer
         if trainer and trainer.state.fn is TrainerFn.FITTING and len(by_process) == trainer.world_size:
-            checkpoint["state_dict"]["mean_chroma"] = by_process[trainer.global_rank]
+            for state in (
+                checkpoint["state_dict"],
+                checkpoint.get("current_model_state", {}),
+            ):  # averaged, not averaged
+                state["mean_chroma"] = by_process[trainer.global_rank]
 
     def _describe_training(self, chroma: Tensor) -> None:
         """Record what the baseline and colorizing need to know about the training images."""

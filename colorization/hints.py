@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from PIL import ImageColor
 from torch import Tensor
 
+from modes import exact_float32
+
 PATCH = 3  # pixels across, whose mean a true hint is
 NEAR, FAR = 0.06, 0.4  # of the shorter side: how far a hint reaches among others, and on its own
 FAR_WEIGHT = 0.02
@@ -45,11 +47,11 @@ class Hint(NamedTuple):
         return hint
 
 
-def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:
+def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:
     """Correct a prediction so that each hint has its color, and so have pixels that are near it and look like it.
 
-    Each pixel is corrected by the average of what was wrong at the hints, weighted by how near they are, and how much
-    alike in lightness and to the network. Far from all hints, the prediction stays.
+    Each pixel is corrected by the average of the errors at the hints, weighted by how near they are, and how much alike
+    in lightness and to the network. Far from all hints, the prediction stays.
 
     Args:
         hints: (B, N, 2), the chroma that each image should have at the points.
@@ -61,16 +63,17 @@ def spread(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, fea
     height, width = chroma.shape[2:]
     y, x = torch.meshgrid(*(torch.arange(side, device=chroma.device) + 0.5 for side in (height, width)), indexing="ij")
     pixels = torch.stack([x, y], dim=-1).view(-1, 2)
-    apart = torch.cdist(points * points.new_tensor([width, height]), pixels) / min(height, width)  # (N, H * W)
-    near = torch.exp(-((apart / NEAR) ** 2) / 2) + FAR_WEIGHT * torch.exp(-((apart / FAR) ** 2) / 2)
-    deviation, mean = torch.std_mean(features, dim=(2, 3), keepdim=True, correction=0)
-    features = (features - mean) / deviation.clamp(min=1e-6) / (SAME * features.shape[1] ** 0.5)
-    looks = torch.cat([lightness / ALIKE, features], dim=1)
-    unlike = torch.cdist(sample(looks, points), looks.flatten(2).mT)  # (B, N, H * W)
-    weights = near * torch.exp(-(unlike**2) / 2)
-    wrong = (hints - sample(chroma, points)).mT  # (B, 2, N)
-    correction = wrong @ weights / (weights.sum(dim=1, keepdim=True) + RESISTANCE)
-    return chroma + correction.view_as(chroma)
+    with exact_float32(chroma.device.type):
+        apart = torch.cdist(points * points.new_tensor([width, height]), pixels) / min(height, width)  # (N, H * W)
+        near = torch.exp(-((apart / NEAR) ** 2) / 2) + FAR_WEIGHT * torch.exp(-((apart / FAR) ** 2) / 2)
+        deviation, mean = torch.std_mean(features.float(), dim=(2, 3), keepdim=True, correction=0)
+        features = (features - mean) / deviation.clamp(min=1e-6) / (SAME * features.shape[1] ** 0.5)
+        looks = torch.cat([lightness / ALIKE, features], dim=1)
+        unlike = torch.cdist(sample(looks, points), looks.flatten(2).mT)  # (B, N, H * W)
+        weights = near * torch.exp(-(unlike**2) / 2)
+        errors = (hints - sample(chroma, points)).mT  # (B, 2, N)
+        correction = errors @ weights / (weights.sum(dim=1, keepdim=True) + RESISTANCE)
+        return chroma + correction.view_as(chroma)
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def _chroma(a: Tensor, b: Tensor) -> Tensor:
 
 def _hue(a: Tensor, b: Tensor, chroma: Tensor) -> Tensor:
     """Return the angle; a gray has hue 0, which its chroma of 0 cancels."""
-    return torch.atan2(b, torch.where(chroma == 0, 1.0, a))
+    return torch.atan2(b, torch.where(chroma < 1e-15, 1.0, a))
 
 
 def _root(square: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from colorization.color import rgb_to_lab
 from colorization.colorizer import Colorizer, pad
 from colorization.encoders import ScratchEncoder, TimmEncoder
 from colorization.gamut import displayable_colors, find_nearest, neighbors
-from colorization.hints import Hint, patch_means, sample, spread
+from colorization.hints import Hint, patch_means, propagate, sample
 from colorization.metrics import ciede2000
 from colorization.unet import Prediction, UNet
 from epoch_means import of_all_processes
@@ -29,7 +29,6 @@ SPREAD = (
 )
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
-LEAST_PART = 0.75  # of an image's height and width, to train on
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
 THINNING = 8  # calibration looks at every eighth pixel, across and down
@@ -43,10 +42,10 @@ class Likely(NamedTuple):
 class PaletteColorizer(Colorizer):
     """Predict the color of every pixel, and how likely other colors are: a grid of those that sRGB can show.
 
-    The first is trained to be close in CIEDE2000, and the probabilities by cross-entropy (Zhang et al. 2016,
+    The color is trained to be close in CIEDE2000, and the probabilities by cross-entropy (Zhang et al. 2016,
     arXiv:1603.08511), for a person to choose from. In evaluation, predictions are averaged with the mirror image's.
 
-    The learning rate rises from 0 in ``warmup_steps`` and falls to 0 by the end of the run, as a cosine.
+    The learning rate rises linearly over ``warmup_steps``, then follows a cosine to 0 at the end of the run.
 
     Args:
         lr: learning rate of AdamW, at its height.
@@ -59,8 +58,8 @@ class PaletteColorizer(Colorizer):
             which takes a GPU: a CPU computes the gradients of depthwise convolutions very slowly.
 
     Attributes:
-        curve: for each of GAINS, the CIEDE2000 of the validation images, and their colorfulness relative to the
-            truth's: (gains, 3); None before the first validation.
+        curve: for each of GAINS, the CIEDE2000 of the validation images, on every eighth pixel, and their colorfulness
+            relative to the truth's: (gains, 3); None before the first validation.
 
     Raises:
         ValueError: if a number is too small, there is no such backbone, or a frozen encoder would be random.
@@ -79,12 +78,15 @@ class PaletteColorizer(Colorizer):
         weights: str | None,
         freeze_encoder: bool,
     ) -> None:
+        for name, value in {"weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
+            if not value >= 0:
+                raise ValueError(f"model.init_args.{name} is {value}, must be 0 or more.")
         if backbone is None and weights is not None:
             raise ValueError(f"model.init_args: weights is {weights}, but without a backbone there are none; use null.")
         if freeze_encoder and weights is None:
             raise ValueError("model.init_args: freeze_encoder is true, but weights is null: it would stay random.")
         colors = displayable_colors()
-        encoder = TimmEncoder(backbone) if backbone else ScratchEncoder()
+        encoder = ScratchEncoder() if backbone is None else TimmEncoder(backbone)
         super().__init__(UNet(encoder, encoder.channels, len(colors)), lr)
         self.save_hyperparameters()
         self.weights, self.freeze_encoder = weights, freeze_encoder
@@ -139,7 +141,7 @@ class PaletteColorizer(Colorizer):
         points = chroma.new_tensor([[hint.x, hint.y] for hint in hints])
         _, colors = self.split(chroma.new_tensor([hint.color for hint in hints]).T[None, :, None])  # (1, 2, 1, N)
         given = colors[:, :, 0].mT.expand(len(chroma), -1, -1)
-        return spread(given, points, chroma, lightness, enlarge(prediction.features, lightness))
+        return propagate(given, points, chroma, lightness, enlarge(prediction.features, lightness))
 
     def likeliest(self, prediction: Prediction, lightness: Tensor, x: float, y: float, number: int) -> list[Likely]:
         """Return the likeliest colors at a point of one image, the likeliest first.
@@ -169,20 +171,22 @@ class PaletteColorizer(Colorizer):
         return float(truest + vividness * (liveliest - truest))
 
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
-        lightness, chroma = self.split(zoom(images))
+        lightness, chroma = self.split(images)
         self._describe_training(chroma)
         terms = self._terms(self.net(pad(lightness, self.net.stride)), chroma)
         self.log_means("train/", terms, len(images))
         return terms["loss"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        encoder, everything = set(self.net.encoder.parameters()), list(self.net.parameters())
-        groups: list[dict[str, Any]] = [{"params": [one for one in everything if one not in encoder]}]
+        others = [weight for name, weight in self.net.named_parameters() if not name.startswith("encoder.")]
+        groups: list[dict[str, Any]] = [{"params": others}]
         if not self.freeze_encoder:
-            pretrained = self.weights is not None
-            groups.append({"params": list(encoder), "lr": self.lr * (ENCODER_LR if pretrained else 1)})
-        optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
-        schedule = LambdaLR(optimizer, self._pace)
+            rate = self.lr * (1 if self.weights is None else ENCODER_LR)
+            groups.append({"params": list(self.net.encoder.parameters()), "lr": rate})
+        # Lightning cannot clip a fused optimizer's gradients under mixed precision
+        fused = self.trainer.gradient_clip_val is None or None
+        optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        schedule = LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -210,7 +214,7 @@ class PaletteColorizer(Colorizer):
         differences, ours, truths, number = of_all_processes(self.sums).sum(dim=0).cpu().T
         self.curve = torch.stack([torch.tensor(GAINS), differences / number, ours / truths], dim=1)
 
-    def _pace(self, step: int) -> float:
+    def _lr_factor(self, step: int) -> float:
         """Return the fraction of ``lr`` to use after a number of steps."""
         # not at step 0: counting the steps would build the training loader before the checkpoint is restored
         fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
@@ -220,45 +224,43 @@ class PaletteColorizer(Colorizer):
         lightness, chroma = self.split(images)
         prediction = self.predict(lightness)
         self.log_means(prefix, self._terms(prediction, chroma), len(images))
-        candidates = {"": enlarge(prediction.chroma, lightness)}
+        predicted = enlarge(prediction.chroma, lightness)
+        if prefix == "val/":
+            self._calibrate(predicted, images)
+        else:
+            predicted = self.gain(0) * predicted
+        candidates = {"": predicted}
         if self.trainer.state.fn is TrainerFn.TESTING:
             features = enlarge(prediction.features, lightness)
             for number in NUM_HINTS:
                 points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(self.device)
-                hints = sample(patch_means(chroma), points)
-                candidates[f"{number}_hints_"] = spread(hints, points, candidates[""], lightness, features)
+                parts = (sample(patch_means(chroma), points), predicted, lightness, features)
+                one_by_one = zip(*(part.split(1) for part in parts), strict=True)  # all at once could fill the memory
+                spreads = [propagate(hints, points, *others) for hints, *others in one_by_one]
+                candidates[f"{number}_hints_"] = torch.cat(spreads)
         self._judge(prefix, candidates, lightness, chroma, images)
-        if prefix == "val/":
-            self._calibrate(candidates[""], lightness, chroma)
 
     def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
         """Return the loss and its two terms; the truth is averaged to the prediction's size."""
         scale = self.lab_scale[1:]
         truth = F.avg_pool2d(pad(chroma, self.net.stride), 4)
-        return terms(prediction._replace(chroma=scale * prediction.chroma), scale * truth, self.colors, self.nearby)
+        return loss_terms(
+            prediction._replace(chroma=scale * prediction.chroma), scale * truth, self.colors, self.nearby
+        )
 
-    def _calibrate(self, predicted: Tensor, lightness: Tensor, chroma: Tensor) -> None:
+    def _calibrate(self, predicted: Tensor, images: Tensor) -> None:
         """Add a batch's figures to the sums for each of GAINS: its CIEDE2000, its colorfulness, the truth's, and 1."""
-        predicted, lightness, chroma = (some[..., ::THINNING, ::THINNING] for some in (predicted, lightness, chroma))
-        truth = self.join(lightness, chroma)
+        predicted, truth = (some[..., ::THINNING, ::THINNING] for some in (predicted, images))
+        lab, true_colorfulness = rgb_to_lab(truth), colorfulness(truth)
+        lightness, _ = self.split(truth)
         for row, gain in zip(self.sums, GAINS, strict=True):
             colored = self.join(lightness, gain * predicted)
-            difference = ciede2000(rgb_to_lab(colored), rgb_to_lab(truth)).mean(dim=(1, 2))
-            figures = difference, colorfulness(colored), colorfulness(truth), torch.ones_like(difference)
+            difference = ciede2000(rgb_to_lab(colored), lab).mean(dim=(1, 2))
+            figures = difference, colorfulness(colored), true_colorfulness, torch.ones_like(difference)
             row += torch.stack(figures).sum(dim=1)
 
 
-def zoom(images: Tensor) -> Tensor:
-    """Cut a random part out of a batch of images, the same of all, and enlarge it to the images' size."""
-    height, width = images.shape[2:]
-    share, down, across = torch.rand(3).tolist()
-    rows, columns = (round(side * (LEAST_PART + (1 - LEAST_PART) * share)) for side in (height, width))
-    top, left = round((height - rows) * down), round((width - columns) * across)
-    part = images[..., top : top + rows, left : left + columns]
-    return F.interpolate(part, size=(height, width), mode="bilinear")
-
-
-def terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Tensor) -> dict[str, Tensor]:
+def loss_terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Tensor) -> dict[str, Tensor]:
     """Return the loss and its two terms.
 
     Args:

@@ -22,7 +22,7 @@ class UNet(nn.Module):
     """Predict colors from lightness (B, 1, H, W) in [0, 1], for H and W that are multiples of ``stride``.
 
     Args:
-        encoder: maps images (B, 3, H, W) in [-1, 1] to features at strides 2, 4, 8, 16, and 32.
+        encoder: maps images (B, 3, H, W) in [0, 1] to features at strides 2, 4, 8, 16, and 32.
         channels: of these features.
         num_colors: the colors that get scores.
     """
@@ -33,7 +33,7 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         _, fine, middle, coarse, bottom = channels
-        self.bottom = norm(nn.Conv2d(bottom, 96, kernel_size=1, bias=False))
+        self.bottom = conv_bn_relu(nn.Conv2d(bottom, 96, kernel_size=1, bias=False))
         self.coarse = Stage(96, coarse, 96)
         self.middle = Stage(96, middle, 80)
         self.attention = nn.Sequential(Attention(80), Attention(80))
@@ -42,7 +42,7 @@ class UNet(nn.Module):
         self.scores = nn.Conv2d(64, num_colors, kernel_size=1)
 
     def forward(self, lightness: Tensor) -> Prediction:
-        images = (2 * lightness - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        images = lightness.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         _, fine, middle, coarse, bottom = self.encoder(images)
         features = self.bottom(bottom)  # (B, 96, H / 32, W / 32)
         features = self.coarse(features, coarse)  # (B, 96, H / 16, W / 16)
@@ -57,8 +57,8 @@ class Stage(nn.Module):
     def __init__(self, channels_in: int, channels_skip: int, channels_out: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            norm(nn.Conv2d(channels_in + channels_skip, channels_out, kernel_size=3, padding=1, bias=False)),
-            norm(nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1, bias=False)),
+            conv_bn_relu(nn.Conv2d(channels_in + channels_skip, channels_out, kernel_size=3, padding=1, bias=False)),
+            conv_bn_relu(nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1, bias=False)),
         )
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
@@ -85,5 +85,5 @@ class Attention(nn.Module):
         return places.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
 
-def norm(convolution: nn.Conv2d) -> nn.Sequential:
+def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colorization.hints import Hint, patch_means, sample, spread
+from colorization.hints import Hint, patch_means, propagate, sample
 
 
 def corrected(lightness: Tensor, *hints: tuple[float, float, float, float], features: Tensor | None = None) -> Tensor:
@@ -10,7 +10,7 @@ def corrected(lightness: Tensor, *hints: tuple[float, float, float, float], feat
     points, chroma = torch.tensor(hints)[None].split(2, dim=2)
     gray = torch.zeros(1, 2, *lightness.shape)
     features = torch.ones_like(lightness) if features is None else features
-    return spread(chroma, points[0], gray, lightness[None, None], features[None, None])[0]
+    return propagate(chroma, points[0], gray, lightness[None, None], features[None, None])[0]
 
 
 def test_a_hint_is_read_as_it_is_written() -> None:

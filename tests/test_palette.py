@@ -14,9 +14,8 @@ from colorization.color import rgb_to_lab
 from colorization.encoders import PACKAGE, TimmEncoder
 from colorization.hints import Hint
 from colorization.metrics import ciede2000
-from images.colorfulness import colorfulness
 from system.errors import PigmentError
-from tests.test_colorizer import fit, skies_and_fields
+from tests.test_colorizer import SCRATCH, fit, skies_and_fields
 from tests.world import CONFIGS, last, live_in, tiny, write_paintings
 from train import PigmentCLI, main
 
@@ -25,9 +24,7 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 def make(**settings: Any) -> PaletteColorizer:
-    recipe = {"lr": 0.001, "weight_decay": 0.05, "warmup_steps": 1}
-    scratch = {"backbone": None, "weights": None, "freeze_encoder": False}
-    return PaletteColorizer(**recipe | scratch | settings)
+    return PaletteColorizer(**SCRATCH | settings)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +108,17 @@ def test_vividness_is_calibrated_on_the_validation_images(run: PigmentCLI) -> No
             colored = model.join(lightness, gain * model(lightness) / model.gain(0))[..., ::8, ::8]
             measured[gain] = ciede2000(rgb_to_lab(colored), truth[..., ::8, ::8]).mean()
     assert differences.tolist() == pytest.approx([one.item() for one in measured.values()], rel=1e-3)
-    vivid, pale = (colorfulness(model.colorize(images, vividness=one)[..., ::8, ::8]) for one in (1, 0))
-    true = colorfulness(images[..., ::8, ::8]).mean()
-    assert abs(vivid.mean() - true) <= abs(pale.mean() - true)
-    assert model.gain(0) <= model.gain(0.3) <= model.gain(1)
+
+
+def test_vividness_leads_from_the_least_difference_to_the_colors_of_the_truth() -> None:
+    model = make()
+    assert model.gain(0) == model.gain(1) == 1  # before it was calibrated
+    model.curve = torch.tensor([[0.8, 9.0, 0.4], [1.0, 8.5, 0.6], [1.5, 8.8, 0.9], [2.0, 9.5, 1.1]])
+    assert [model.gain(vividness) for vividness in (0, 0.5, 1)] == pytest.approx([1, 1.375, 1.75])
+    images = torch.rand(2, 3, 32, 32)
+    lightness, _ = model.split(images)
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(lightness, 1), 1.75 * model(lightness), atol=1e-6)
 
 
 def test_a_hint_keeps_its_color_whatever_the_vividness(run: PigmentCLI) -> None:
@@ -175,6 +179,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="freeze_encoder is true, but weights is null: it would stay random"):
         make(backbone=LITE0, freeze_encoder=True)
+    with pytest.raises(ValueError, match="warmup_steps is -1, must be 0 or more"):
+        make(warmup_steps=-1)
     with pytest.raises(ValueError, match="without a backbone there are none; use null"):
         make(weights="package")
     with pytest.raises(ValueError, match="backbone: Unknown model"):
@@ -187,9 +193,13 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "html.pth").write_text("<html>log in")
     torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({"state_dict": {"some": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pth")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
     for weights, said in {
         "nowhere.pth": r"'nowhere.pth' could not be read \(No such file",
         str(tmp_path / "html.pth"): "html.pth' could not be read",
+        str(tmp_path / "nested.pth"): "nested.pth' does not hold the weights of a network by their names",
+        str(tmp_path / "list.pth"): "list.pth' does not hold the weights",
         str(tmp_path / "other.pth"): "other.pth' do not fit tf_efficientnet_lite0",
         "timm": rf"'timm' could not be read .* install {PACKAGE}",
     }.items():

@@ -23,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=local_path, default=PALETTE, help="file to write (default: %(default)s)")
     with Command() as command:
         options = parser.parse_args(args)
+        if options.out.suffix != ".safetensors":
+            raise PigmentError(f"'{shown(options.out)}' must end in .safetensors")
         model, checkpoint = load_model(options.ckpt, PaletteColorizer)
         if model.curve is None:
             raise PigmentError(f"'{options.ckpt}' was never validated, which calibrates its vividness: train it longer")
