@@ -117,8 +117,10 @@ class NoWaiting(Callback):
     [("bf16-mixed", "auto"), ("16-mixed", "auto"), ("32-true", "auto"), ("bf16-mixed", "ddp")],
 )
 def test_the_host_never_waits_in_an_ordinary_step(config: Path, precision: str, strategy: str, root: Path) -> None:
-    if precision == "16-mixed" and "rmsprop" in config.stem:
-        pytest.skip("torch's RMSprop is not fused, so the GradScaler itself waits in every step")
+    if precision == "16-mixed" and ("rmsprop" in config.stem or config.stem == "10_palette"):
+        pytest.skip(
+            "RMSprop cannot be fused, nor an optimizer with clipping, so the GradScaler itself waits in every step"
+        )
     steps = [
         "--data.init_args.batch_size=2",
         f"--trainer.precision={precision}",

@@ -329,6 +329,17 @@ def test_a_run_with_averaged_weights_that_is_stopped_and_killed_ends_as_if_it_we
         assert float(validated[f"val/{name}"]) == pytest.approx(float(logged[f"val/{name}"]), rel=1e-5)
 
 
+def test_an_encoder_that_learns_goes_on_as_if_it_had_not_stopped(paintings: Path) -> None:
+    """In a new process, the optimizer must find its states in the same order."""
+    scratch = ["--model.backbone=null", "--model.weights=null", "--model.freeze_encoder=false"]
+    arguments = tiny("fit", paintings, *scratch, config=PALETTE)
+    assert run(arguments) == 0
+    arguments += ["--trainer.default_root_dir=stopped", GO_ON]
+    assert run([*arguments, at("on_train_batch_end", 0, 2)]) == 143
+    assert run(arguments) == 0
+    assert_same(only("stopped"), expected=only("runs"))
+
+
 def impatient(patience: int) -> str:
     """Stop after ``patience`` validations: no loss falls by as much as this asks for."""
     return callback("EarlyStopping", f"monitor: val/loss, min_delta: 9, patience: {patience}")
