@@ -54,7 +54,7 @@ class AverageWeights(WeightAveraging):
         """Average all tensors at once, which saves most of the time; torch's AveragedModel makes the host wait."""
         both = [self._average_model.module, pl_module]  # type: ignore[union-attr]
         tensors = (itertools.chain(model.parameters(), model.buffers()) for model in both)
-        pairs = [pair for pair in zip(*tensors, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
+        pairs = [pair for pair in zip(*tensors, strict=True) if pair[0] is not pair[1]]
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         averages, currents = map(list, zip(*floats, strict=True))
         torch._foreach_lerp_(averages, currents, 1 - decay)

@@ -20,7 +20,9 @@ from tests.test_resuming import run_two
 from tests.world import CONFIGS, live_in, tiny, write_fruits, write_painting, write_paintings
 
 COLORIZERS = sorted((CONFIGS / "colorization").glob("*.yaml"))
-SHALLOW_RMSPROP, SHALLOW_ADAM = COLORIZERS[0], COLORIZERS[3]
+SHALLOW_RMSPROP, SHALLOW_ADAM, PALETTE = (
+    CONFIGS / "colorization" / f"{name}.yaml" for name in ("1_shallow_rmsprop", "4_shallow_adam", "10_palette")
+)
 VAE, CALIBRATED = CONFIGS / "vae.yaml", CONFIGS / "vae_calibrated.yaml"
 ALL = [*COLORIZERS, VAE, CALIBRATED]
 FEW = {
@@ -70,7 +72,9 @@ def ordinary_steps(notes: dict[str, list[str]]) -> list[str]:
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.stem)
 def test_every_config_runs_on_a_gpu_whose_host_never_waits_for_an_ordinary_step(config: Path, gpu: FakeGPU) -> None:
-    notes = gpu.run("fit", config)
+    # torch's clipping takes the simulated gradients for a CPU's
+    unclipped = ["--trainer.gradient_clip_val=null"] if config == PALETTE else []
+    notes = gpu.run("fit", config, *unclipped)
     assert ordinary_steps(notes) == []
     for stage in ("test", "predict"):
         gpu.run(stage, config, "--ckpt_path=last")

@@ -100,7 +100,7 @@ def test_the_file_is_all_that_is_needed(ckpt: Path, file: Path, monkeypatch: pyt
         name: t.dtype for name, t in trained.state_dict().items()
     }
     lightness = torch.rand(1, 1, 64, 48)
-    assert torch.allclose(loaded(lightness), trained(lightness), atol=2e-3)
+    assert torch.allclose(loaded(lightness), trained(lightness), atol=5e-3)
     saved = load_file(file)
     assert {tensor.dtype for tensor in saved.values()} == {torch.float16, torch.int64}
     assert file.stat().st_size < 8_000_000
