@@ -64,7 +64,8 @@ def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, 
     y, x = torch.meshgrid(*(torch.arange(side, device=chroma.device) + 0.5 for side in (height, width)), indexing="ij")
     pixels = torch.stack([x, y], dim=-1).view(-1, 2)
     with exact_float32(chroma.device.type):
-        apart = torch.cdist(points * points.new_tensor([width, height]), pixels) / min(height, width)  # (N, H * W)
+        places = torch.stack([points[:, 0] * width, points[:, 1] * height], dim=1)
+        apart = torch.cdist(places, pixels) / min(height, width)  # (N, H * W)
         near = torch.exp(-((apart / NEAR) ** 2) / 2) + FAR_WEIGHT * torch.exp(-((apart / FAR) ** 2) / 2)
         deviation, mean = torch.std_mean(features.float(), dim=(2, 3), keepdim=True, correction=0)
         features = (features - mean) / deviation.clamp(min=1e-6) / (SAME * features.shape[1] ** 0.5)
@@ -79,8 +80,11 @@ def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
     """Return the values of maps (B, C, H, W) at points (N, 2), x and y from 0 to 1: (B, N, C)."""
     height, width = maps.shape[2:]
-    columns, rows = (points * points.new_tensor([width, height])).long().T
-    return maps[..., rows.clamp(max=height - 1), columns.clamp(max=width - 1)].mT
+    columns, rows = (
+        (points[:, 0] * width).long().clamp(max=width - 1),
+        (points[:, 1] * height).long().clamp(max=height - 1),
+    )
+    return maps[..., rows, columns].mT
 
 
 def patch_means(chroma: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ class PaletteColorizer(Colorizer):
         if self.trainer.state.fn is TrainerFn.TESTING:
             features = enlarge(prediction.features, lightness)
             for number in NUM_HINTS:
-                points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(self.device)
+                points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(chroma)
                 parts = (sample(patch_means(chroma), points), predicted, lightness, features)
                 one_by_one = zip(*(part.split(1) for part in parts), strict=True)  # all at once could fill the memory
                 spreads = [propagate(hints, points, *others) for hints, *others in one_by_one]
@@ -242,7 +242,7 @@ class PaletteColorizer(Colorizer):
 
     def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
         """Return the loss and its two terms; the truth is averaged to the prediction's size."""
-        scale = self.lab_scale[1:]
+        scale = self.lab_scale.narrow_copy(0, 1, 2)
         truth = F.avg_pool2d(pad(chroma, self.net.stride), 4)
         return loss_terms(
             prediction._replace(chroma=scale * prediction.chroma), scale * truth, self.colors, self.nearby
