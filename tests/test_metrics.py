@@ -22,6 +22,14 @@ def skimages(first: Tensor, second: Tensor) -> np.ndarray:
     return deltaE_ciede2000(*(lab.movedim(1, -1).double().numpy() for lab in (first, second)))
 
 
+def test_ciede2000_has_finite_gradients_where_colors_are_gray_or_the_same() -> None:
+    colors = torch.tensor([[50.0, 0, 0], [50, 30, -20], [0, 0, 0], [50, 1e-20, 0]])
+    first = colors.repeat_interleave(4, dim=0).T[None, :, None].contiguous().requires_grad_()
+    second = colors.repeat(4, 1).T[None, :, None]
+    ciede2000(first, second).sum().backward()
+    assert first.grad.isfinite().all()
+
+
 def test_ciede2000_agrees_with_skimage() -> None:
     first, second = random_lab(8), random_lab(8)
     first[0, 1:] = second[1, 1:] = 0  # one of them gray
