@@ -25,7 +25,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from callbacks.progress import ProgressBar
 from cli.parser import StrictParser
-from resuming.checkpoints import TO_GO_ON, read_checkpoint
+from resuming.checkpoints import TO_GO_ON, TO_USE, read_checkpoint
 from resuming.lightning_internals import cluster_environment, finished_epochs, leave_config_alone
 from resuming.loggers import go_offline_if_necessary, sync_command
 from system.command import Command
@@ -136,7 +136,7 @@ class PigmentCLI(LightningCLI):
 
     def _agree_with_checkpoint(self, config: Namespace) -> None:
         """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""
-        checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON)
+        checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON if self.subcommand == "fit" else TO_USE)
         folder = folder_of_run(Path(config.ckpt_path))
         if self.subcommand == "fit" and "run_id" in checkpoint:
             self.run_id = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
@@ -146,11 +146,9 @@ class PigmentCLI(LightningCLI):
         remedy = " Name another checkpoint"
         if folder:
             remedy += f", or use its run's own config: --config {folder / 'config.yaml'}"
-        num_epochs, limit = finished_epochs(checkpoint), config.trainer.max_epochs
-        if self.subcommand == "fit" and limit is not None and 0 <= limit < num_epochs:
-            self.parser.error(
-                f"trainer.max_epochs is {limit}, but '{config.ckpt_path}' has had {num_epochs}; give more"
-            )
+        limit = config.trainer.max_epochs
+        if self.subcommand == "fit" and limit is not None and 0 <= limit < (num := finished_epochs(checkpoint)):
+            self.parser.error(f"trainer.max_epochs is {limit}, but '{config.ckpt_path}' has had {num}; give more")
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in given and given[name] != value:

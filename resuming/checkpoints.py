@@ -35,7 +35,8 @@ DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
 }
 TO_USE = ("state_dict", "hyper_parameters")
-KEPT = ("hyper_parameters", "image_size", "curve")  # beside the tensors, in a .safetensors file
+# beside the tensors, in a .safetensors file
+KEPT = ("hyper_parameters", "image_size", "curve", "pytorch-lightning_version")
 TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
 Model = TypeVar("Model", bound=LightningModule)
 
@@ -51,6 +52,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with writing(Path(path)) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path) if is_safetensors(path) else super().load_checkpoint(path, *args, **kwargs)
+
 
 def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint on the CPU; its tensors are memory-mapped from the file, unless it is a .safetensors file.
@@ -63,7 +67,7 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
         PigmentError: if it is missing, damaged, or not a checkpoint.
     """
     try:
-        if Path(path).suffix == ".safetensors":
+        if is_safetensors(path):
             checkpoint = _read_safetensors(path)
             is_whole = set(needed) <= checkpoint.keys()
         else:
@@ -81,6 +85,10 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
             f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {there}"
         )
     return checkpoint
+
+
+def is_safetensors(path: str | Path) -> bool:
+    return Path(path).suffix == ".safetensors"
 
 
 def to_safetensors(checkpoint: dict[str, Any]) -> bytes:

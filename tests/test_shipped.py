@@ -106,6 +106,22 @@ def test_the_file_is_all_that_is_needed(ckpt: Path, file: Path, monkeypatch: pyt
     assert file.stat().st_size < 8_000_000
 
 
+def test_it_is_tested_as_its_checkpoint_is(ckpt: Path, file: Path) -> None:
+    root, config = write_paintings(Path("paintings")), CONFIGS / "colorization" / "10_palette.yaml"
+    runs = [train(tiny("test", root, f"--ckpt_path={path}", config=config)) for path in (ckpt, file)]
+    expected, measured = (run.trainer.callback_metrics for run in runs)
+    assert measured.keys() == expected.keys() > {"test/ciede2000", "test/10_hints_ciede2000"}
+    for name, value in expected.items():
+        assert measured[name].item() == pytest.approx(value.item(), rel=0.01, abs=0.05), name
+
+
+def test_training_cannot_go_on_from_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, config = write_paintings(Path("paintings")), CONFIGS / "colorization" / "10_palette.yaml"
+    with pytest.raises(SystemExit, match="2"):
+        train(tiny("fit", root, f"--ckpt_path={file}", config=config))
+    assert f"error: '{file}' is not a whole checkpoint of this program" in capsys.readouterr().err
+
+
 def test_a_damaged_or_foreign_file_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("a.png"))
     content, tensors = file.read_bytes(), load_file(file)
@@ -173,8 +189,8 @@ def test_hints_color_the_points_of_the_picture_as_shown(given: str) -> None:
     assert min(a[8, 15], b[8, 15]) > 20  # red
     assert b[32, 15] < -20
     red, blue = (lab(np.array([[color]]))[0, 1:, 0, 0].numpy() for color in ((192, 48, 32), (0, 0, 255)))
-    assert np.dot([a[8, 15], b[8, 15]], red) > 0.99 * np.linalg.norm([a[8, 15], b[8, 15]]) * np.linalg.norm(red)
-    assert np.dot([a[32, 15], b[32, 15]], blue) > 0.99 * np.linalg.norm([a[32, 15], b[32, 15]]) * np.linalg.norm(blue)
+    assert np.dot([a[8, 15], b[8, 15]], red) > 0.98 * np.linalg.norm([a[8, 15], b[8, 15]]) * np.linalg.norm(red)
+    assert np.dot([a[32, 15], b[32, 15]], blue) > 0.98 * np.linalg.norm([a[32, 15], b[32, 15]]) * np.linalg.norm(blue)
 
 
 def test_vividness_is_how_colorful_a_picture_becomes(ckpt: Path) -> None:
