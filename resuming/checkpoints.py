@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -35,8 +36,7 @@ DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)
 }
 TO_USE = ("state_dict", "hyper_parameters")
-# beside the tensors, in a .safetensors file
-KEPT = ("hyper_parameters", "image_size", "curve", "pytorch-lightning_version")
+KEPT = ("hyper_parameters", "image_size", "curve")  # beside the tensors, in a .safetensors file
 TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
 Model = TypeVar("Model", bound=LightningModule)
 
@@ -53,7 +53,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return read_checkpoint(path) if is_safetensors(path) else super().load_checkpoint(path, *args, **kwargs)
+        if not is_safetensors(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+        return {**read_checkpoint(path), "pytorch-lightning_version": lightning.__version__}  # which Lightning asks for
 
 
 def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
