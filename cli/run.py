@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import BackendCompilerFailed
 
 from callbacks.progress import ProgressBar
+from cli.description import VARIABLES, describe, is_demo, what_counts
 from cli.parser import StrictParser
 from resuming.checkpoints import TO_GO_ON, TO_USE, read_checkpoint
 from resuming.lightning_internals import cluster_environment, finished_epochs, leave_config_alone
@@ -37,12 +38,12 @@ DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Give W&B the resolved config, with defaults and overrides; Lightning itself writes it to the run's folder."""
+    """Give W&B the settings that runs are filtered by; Lightning itself writes all of them to the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams({"config": self.config.as_dict()})
+                logger.experiment.config.update(what_counts(self.config), allow_val_change=True)
 
 
 class PigmentCLI(LightningCLI):
@@ -59,7 +60,9 @@ class PigmentCLI(LightningCLI):
     def __init__(self, command: Command, args: ArgsType = None) -> None:
         self.command = command
         self.offline_because: str | None = None
-        self.asked_for = list(sys.argv[1:2] if args is None else args[:1] if isinstance(args, list) else [])
+        self.typed = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        self.goes_on = False  # whether the run was begun before
+        self.given_to_wandb: list[tuple[Namespace, dict[str, Any]]] = []  # loggers' arguments, and what the user set
         super().__init__(
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},  # when a run is resumed
@@ -74,7 +77,7 @@ class PigmentCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # a staticmethod there
         """Return only the subcommand that is asked for: each one's parser takes 0.1 s to build."""
         known = LightningCLI.subcommands()
-        return {name: skipped for name, skipped in known.items() if name in self.asked_for} or known
+        return {name: skipped for name, skipped in known.items() if name in self.typed[:1]} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.size", "model.init_args.image_size")
@@ -139,6 +142,7 @@ class PigmentCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path, TO_GO_ON if self.subcommand == "fit" else TO_USE)
         folder = folder_of_run(Path(config.ckpt_path))
         if self.subcommand == "fit" and "run_id" in checkpoint:
+            self.goes_on = True
             self.run_id = Path(checkpoint["run_id"]).name  # a file from elsewhere must not choose another folder
             self.run_folder = folder or self.run_folder.with_name(self.run_id)
             where = "" if folder else f", which is in no run's folder; the run goes on in {self.run_folder}"
@@ -162,17 +166,17 @@ class PigmentCLI(LightningCLI):
             if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.run_folder)
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                self._prepare_wandb(logger.init_args, is_demo=is_demo(config))
+                self.given_to_wandb.append((logger.init_args, {name: logger.init_args[name] for name in VARIABLES}))
+                self._prepare_wandb(logger.init_args)
+                describe(logger.init_args, config, self.typed, self.goes_on)
 
-    def _prepare_wandb(self, wandb_args: Namespace, is_demo: bool) -> None:
+    def _prepare_wandb(self, wandb_args: Namespace) -> None:
         # absolute, because W&B's service process stays in the folder where it was started
         wandb_args.save_dir = str(self.run_folder.absolute())
         wandb_args.version = self.run_id
         wandb_args.job_type = self.subcommand
         wandb_args.resume = "allow"
-        # a run that repeats this one from its config must inherit neither the tag nor the mode
-        wandb_args.tags = [*(tag for tag in wandb_args.tags or [] if tag != "demo"), *(["demo"] if is_demo else [])]
-        if wandb_args.mode in (None, "online"):
+        if wandb_args.mode in (None, "online"):  # a run that repeats this one from its config must not inherit the mode
             self.offline_because, wandb_args.mode = go_offline_if_necessary(), None
 
     def instantiate_classes(self) -> None:
@@ -183,8 +187,11 @@ class PigmentCLI(LightningCLI):
         except (MisconfigurationException, ImportError) as error:  # a strategy is not installed, say
             trainer = self.config[self.subcommand].trainer
             self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
+        # the saved config repeats the run, which then has another name, and starts from the beginning
+        for wandb_args, given in self.given_to_wandb:
+            vars(wandb_args).update(given)
         if self.subcommand == "fit":
-            self.config.fit.ckpt_path = None  # the saved config describes the run, not where it resumed
+            self.config.fit.ckpt_path = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
@@ -265,10 +272,6 @@ def folder_of_run(checkpoint: Path) -> Path | None:
     folder = checkpoint.parent.parent
     is_run = checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file()
     return folder if is_run else None
-
-
-def is_demo(config: Namespace) -> bool:
-    return config.get("data.init_args.root", "") is None
 
 
 def was_launched() -> bool:

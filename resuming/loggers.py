@@ -7,6 +7,7 @@ those rows and logs them again. Weights & Biases cannot forget, so it is sent no
 
 import csv
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -14,11 +15,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from wandb.sdk.wandb_summary import SummaryDict
 
 from system.atomic import writing
 from system.errors import PigmentError, reason
@@ -27,6 +29,12 @@ METRICS_FILE = "metrics.csv"
 UPLOAD_SECONDS = 60  # for W&B at the end of a run; it would wait forever for a dead server
 STEP = "trainer/global_step"  # Lightning's name for the step in Weights & Biases
 READ_LOG = ("-m", "wandb", "leet", "inspect", "--json")  # W&B's own command, which it may rename
+# what W&B's table of runs shows of a metric, and the axis of its chart; only those without a train/ twin go by epoch
+BEST: dict[str, tuple[Literal["min", "max"], str]] = {
+    **{f"val/{name}": ("min", STEP) for name in ("loss", "mse", "mae", "bits_per_dim")},
+    "val/ciede2000": ("min", "epoch"),
+    **{f"val/{name}": ("max", "epoch") for name in ("psnr", "ssim")},
+}
 Event = tuple[int, frozenset[str]]  # a step, and the names that were logged then
 
 
@@ -94,6 +102,7 @@ class ResumableWandbLogger(WandbLogger):
 
     logged: frozenset[Event] | None = None  # by the earlier run; None until that is known
     next_step: int | None = None  # W&B's own count of log calls, which an offline run restarts at 0
+    best_before: dict[str, float]  # by metric, from before the run went on, until it is beaten
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -102,9 +111,25 @@ class ResumableWandbLogger(WandbLogger):
         if (step, frozenset(metrics)) not in (self.logged or ()):
             self.experiment.log({**metrics, STEP: step}, step=self.next_step, commit=True)
             self.next_step = None
+            self._keep_best(metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Ignore them: train.py gives W&B the config, which has them under the same names."""
+
+    def _keep_best(self, metrics: Mapping[str, Any]) -> None:
+        """Let the summary show the best value of the whole run: W&B forgets it when a run goes on."""
+        for name in self.best_before.keys() & metrics.keys():
+            how, before = BEST[name][0], self.best_before[name]
+            if metrics[name] < before if how == "min" else metrics[name] > before:
+                del self.best_before[name]  # from now on, W&B is right
+            else:
+                self.experiment.summary[name] = {how: before}
 
     def _catch_up(self, run: Any) -> None:
         """Learn what W&B has of an earlier run, and log what only ``metrics.csv`` has."""
+        self.best_before = {}
+        for name, (how, axis) in BEST.items():
+            run.define_metric(name, summary=how, step_metric=axis)
         folder, here = Path(self.save_dir or ""), Path(run.dir).parent.name
         logs = [log for log in folder.glob(f"wandb/*run-*-{run.id}/*.wandb") if log.parent.name != here]
         logs.sort(key=lambda log: log.parent.name.removeprefix("offline-"))  # by time
@@ -119,6 +144,13 @@ class ResumableWandbLogger(WandbLogger):
             del there[run.starting_step :]  # these never reached the server
         self.logged = frozenset(there)
         rows = read_metrics(folder / METRICS_FILE) if logs else []
+        for name, (how, _) in BEST.items():
+            values = [float(row[name]) for row in rows if name in row]
+            if isinstance(shown := run.summary.get(name), SummaryDict):  # on another machine, there are no rows
+                values.append(shown[how])
+            if values := [value for value in values if math.isfinite(value)]:
+                self.best_before[name] = min(values) if how == "min" else max(values)
+                run.summary[name] = {how: self.best_before[name]}
         for row in rows:
             self.log_metrics({name: number(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
         self.logged |= {(int(row["step"]), frozenset(row.keys() - {"step"})) for row in rows}

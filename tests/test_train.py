@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,20 +127,44 @@ def test_weights_and_biases_holds_what_the_run_folder_holds(
 
     (run_record, *_) = (record for record in records["run"] if "display_name" in record or "run_id" in record)
     assert run_record["run_id"] == run.run_folder.name
-    logged = next(record["update"]["config"] for record in records["config"] if "config" in record["update"])
+    name = Path(config).name
+    assert run_record["run_group"] == f"{name} · paintings"
+    assert run_record["display_name"] == f"{name} · paintings · seed 0"
+    assert run_record["notes"].startswith(f"Repeat: python train.py fit --config={CONFIGS / config}.yaml --data")
+    assert run_record["job_type"] == "fit"
+
+    (logged,) = (record["update"] for record in records["config"] if "model" in record["update"])
     saved = yaml.safe_load((run.run_folder / "config.yaml").read_text())
-    assert saved["model"]["init_args"].items() <= logged["model"]["init_args"].items()
-    assert saved["data"] == logged["data"]
+    for part in ("model", "data"):
+        assert {"class": saved[part]["class_path"], **saved[part]["init_args"]}.items() <= logged[part].items()
     assert logged["trainer"]["max_epochs"] == 3
+    assert not logged["trainer"].keys() & {"logger", "default_root_dir", "num_nodes", "fast_dev_run"}
+
+    assert summary_of(records)["val/loss"] == {"min": min(item["val/loss"] for item in history if "val/loss" in item)}
+    best = {record["name"]: record["summary"] for record in records["metric"] if "val/" in record.get("name", "")}
+    assert best["val/psnr"] == {"max": True}
+    assert best["val/ciede2000"] == {"min": True}
 
 
-def test_a_run_on_demo_images_is_tagged(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return what W&B's table of runs shows at the end."""
+    return {name: value for record in records["summary"] for name, value in record["update"].items()}
+
+
+def test_what_the_user_says_of_a_run_stays(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 1, "Test": 1})
-    tags = []
-    for root in ("null", str(fruits)):
-        run = main(tiny("fit", Path(root), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]"))
-        tags.append([tag for record in read_wandb(run.run_folder)["run"] for tag in record.get("tags", [])])
-    assert tags == [["mine", "demo"], ["mine"]]
+    monkeypatch.setenv("WANDB_NOTES", "a walk")
+    wandb.teardown()  # or it would ignore the variable
+    arguments = tiny("fit", Path("null"), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]")
+    run = main([*arguments, "--trainer.logger.name=My run"])
+    said = read_wandb(run.run_folder)["run"][0]
+    wanted = ("My run", "vae · demo", "a walk", ["mine", "vae", "demo"])
+    assert (said["display_name"], said["run_group"], said["notes"], said["tags"]) == wanted
+    saved = run.run_folder / "config.yaml"
+    again = main(["fit", f"--config={saved}", f"--data.init_args.root={fruits}", "--seed_everything=5"])
+    said = read_wandb(again.run_folder)["run"][0]
+    wanted = ("My run", "ConvVAE · fruits", "a walk", ["mine", "vae"])
+    assert (said["display_name"], said["run_group"], said["notes"], said["tags"]) == wanted
 
 
 def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
@@ -239,6 +264,10 @@ def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(
     assert torch.load(renamed / "checkpoints" / "last.ckpt", weights_only=True)["run_id"] == first.name
     records = read_wandb(renamed)
     assert {record["run_id"] for record in records["run"] if "run_id" in record} == {first.name}
+    assert not records["run"][-1].keys() & {"display_name", "run_group", "notes", "tags"}  # which W&B then keeps
+    losses = [float(row["val/loss"]) for row in metrics(renamed) if row["val/loss"]]
+    assert losses.index(min(losses)) == best
+    assert summary_of(records)["val/loss"] == {"min": pytest.approx(min(losses))}
     assert [record["item"]["trainer/global_step"] for record in records["history"] if "val/loss" in record["item"]]
     again = main(tiny("fit", fruits, "--trainer.default_root_dir=moved", "--ckpt_path=last", "--trainer.max_epochs=3"))
     assert again.run_folder.name == "my best run"
