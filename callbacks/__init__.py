@@ -3,6 +3,7 @@ from callbacks.curves import LogCurves
 from callbacks.not_finite import StopWhenNotFinite
 from callbacks.pictures import LogColorizations, LogLatentMap, LogReconstructions, LogSamples, SavePredictions
 from callbacks.samples import FitSamplers, MeasureSamples
+from callbacks.table import LogTable
 from resuming.callback import ResumeExactly, SaveLast
 from resuming.checkpoints import WholeCheckpointIO
 from resuming.lightning_internals import SaveBest
@@ -16,6 +17,7 @@ __all__ = [
     "LogLatentMap",
     "LogReconstructions",
     "LogSamples",
+    "LogTable",
     "MeasureSamples",
     "ResumableCSVLogger",
     "ResumableWandbLogger",

@@ -40,7 +40,8 @@ class LogCurves(Callback):
         self._record(trainer, "train/")
         has_both = any(name.startswith("val/") for name in self.history)
         if trainer.is_global_zero and has_both and is_due(trainer, self.every_n_epochs):
-            publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves")
+            caption = f"training against validation, up to epoch {trainer.current_epoch}"
+            publish(draw_curves(self.history), self.media / "curves.png", trainer, "curves", caption)
 
     def _record(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():  # the other stage's last values are there too

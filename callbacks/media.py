@@ -19,10 +19,14 @@ def media_folder(trainer: Trainer) -> Path:
     return run_folder(trainer) / "media"
 
 
-def publish(image: Image.Image, path: Path, trainer: Trainer, key: str) -> None:
+def publish(image: Image.Image, path: Path, trainer: Trainer, key: str, caption: str) -> None:
     """Write an image as PNG, and log it to W&B under ``key``; for the first process only."""
     save_png(image, path)
-    last_step = max(trainer.global_step - 1, 0)  # beside the metrics that Lightning logs at the end of an epoch
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(key, [image], step=last_step)
+            logger.log_image(key, [image], step=last_step(trainer), caption=[caption])
+
+
+def last_step(trainer: Trainer) -> int:
+    """Return the step at which Lightning logs an epoch's metrics."""
+    return max(trainer.global_step - 1, 0)

@@ -32,6 +32,7 @@ class EpochPicture(Callback, ABC):
     """
 
     name: str
+    caption: ClassVar[str]  # what W&B says below a picture, after its epoch
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
@@ -49,7 +50,8 @@ class EpochPicture(Callback, ABC):
         is_watched = trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero
         if is_watched and is_due(trainer, self.every_n_epochs):
             path = self.media / self.name / f"epoch_{trainer.current_epoch:04d}.png"
-            publish(self.picture(trainer, pl_module), path, trainer, self.name)
+            caption = f"epoch {trainer.current_epoch}: {self.caption}"
+            publish(self.picture(trainer, pl_module), path, trainer, self.name, caption)
 
 
 class EpochImages(EpochPicture):
@@ -71,7 +73,7 @@ class EpochImages(EpochPicture):
         grids = sorted((self.media / self.name).glob("epoch_*.png"))
         if trainer.is_global_zero and grids:
             film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows)
-            publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}")
+            publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}", "a row for each epoch")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Interrupted) and trainer.current_epoch > 0:
@@ -82,6 +84,7 @@ class LogReconstructions(EpochImages):
     """The same validation images every epoch, evenly spaced through the set, and below them their reconstructions."""
 
     name = "reconstructions"
+    caption = "validation images above, their reconstructions below"
     num_rows = 2
     film_row = 1
     fixed_rows: ClassVar = {0: "original"}
@@ -95,6 +98,7 @@ class LogColorizations(EpochImages):
     """The same validation images every epoch, evenly spaced through the set: lightness, colorized, original."""
 
     name = "colorizations"
+    caption = "lightness, colorized, original"
     num_rows = 3
     film_row = 1
     fixed_rows: ClassVar = {0: "lightness", 2: "original"}
@@ -113,6 +117,7 @@ class LogSamples(EpochImages):
     """
 
     name = "samples"
+    caption = "new images, from the prior; on the right, if there are two halves, from the mixture"
     num_rows = 4
     film_row = 0
 
@@ -130,6 +135,7 @@ class LogLatentMap(EpochPicture):
     """A map of the latent space: the same validation images every epoch, placed where their codes lie."""
 
     name = "latent_map"
+    caption = "validation images where their codes lie"
 
     def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
         images = validation_images(trainer, MAP_IMAGES)

@@ -84,11 +84,22 @@ class Colorizer(LogsMeans):
             lightness, _ = self.split(images)
             return self.join(lightness, self(lightness))
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> None:
-        self._evaluate("val/", images)
+    def compare(self, images: Tensor, colored: Tensor) -> dict[str, Tensor]:
+        """Return images, colorized images, (B, 3, H, W) in [0, 1], and how close these come, (B,), by their names."""
+        lightness, chroma = self.split(images)
+        return {
+            "lightness": self.join(lightness, torch.zeros_like(chroma)),
+            "prediction": colored,
+            "truth": images,
+            "CIEDE2000": ciede2000(rgb_to_lab(colored), rgb_to_lab(images)).mean(dim=(1, 2)),
+            "PSNR": psnr(colored, images),
+        }
 
-    def test_step(self, images: Tensor, batch_idx: int) -> None:
-        self._evaluate("test/", images)
+    def validation_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        return self._evaluate("val/", images)
+
+    def test_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        return self._evaluate("test/", images)
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.colorize(images)
@@ -121,20 +132,29 @@ class Colorizer(LogsMeans):
         self.num_trained.add_(num_images)
         self.mean_chroma.lerp_(chroma.mean(dim=(0, 2, 3)).view(2, 1, 1), num_images / self.num_trained)
 
-    def _evaluate(self, prefix: str, images: Tensor) -> None:
+    def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
+        """Log how good the colors are, and return the colorized images."""
         lightness, chroma = self.split(images)
-        self._judge(prefix, {"": self(lightness)}, lightness, chroma, images)
+        return self._judge(prefix, {"": self(lightness)}, lightness, chroma, images)
 
     def _judge(
         self, prefix: str, candidates: dict[str, Tensor], lightness: Tensor, chroma: Tensor, images: Tensor
-    ) -> None:
-        """Log how good some predictions are, by their names, and in ``validate`` and ``test`` the baselines, too."""
+    ) -> Tensor:
+        """Log how good some predictions are, by their names, and in ``validate`` and ``test`` the baselines, too.
+
+        Returns:
+            what the prediction "" looks like, (B, 3, H, W) in [0, 1].
+        """
         if self.trainer.state.fn is not TrainerFn.FITTING:
             baselines = {"gray_": torch.zeros_like(chroma), "mean_ab_": self.mean_chroma.expand_as(chroma)}
             candidates = candidates | baselines
         for name, candidate in candidates.items():
-            measured = self._errors(candidate, chroma) | self._quality(self.join(lightness, candidate), images)
+            colored = self.join(lightness, candidate)
+            measured = self._errors(candidate, chroma) | self._quality(colored, images)
             self.log_means(f"{prefix}{name}", measured, len(images))
+            if name == "":
+                result = colored
+        return result
 
     def _errors(self, predicted: Tensor, chroma: Tensor) -> dict[str, Tensor]:
         return {name: error(predicted, chroma) for name, error in ERRORS.items()}

@@ -218,7 +218,7 @@ class PaletteColorizer(Colorizer):
         fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
         return min((step + 1) / (self.warmup_steps + 1), fall)
 
-    def _evaluate(self, prefix: str, images: Tensor) -> None:
+    def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
         lightness, chroma = self.split(images)
         prediction = self.predict(lightness)
         self.log_means(prefix, self._terms(prediction, chroma), len(images))
@@ -235,7 +235,7 @@ class PaletteColorizer(Colorizer):
                 one_by_one = zip(*(part.split(1) for part in parts), strict=True)  # all at once could fill the memory
                 spreads = [propagate(hints, points, *others) for hints, *others in one_by_one]
                 candidates[f"{number}_hints_"] = torch.cat(spreads)
-        self._judge(prefix, candidates, lightness, chroma, images)
+        return self._judge(prefix, candidates, lightness, chroma, images)
 
     def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
         """Return the loss and its two terms; the truth is averaged to the prediction's size."""

@@ -98,6 +98,10 @@ class ConvVAE(LogsMeans):
         with evaluating(self):
             return self.decode(self.encode(images)[0])
 
+    def compare(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Return images, reconstructions, (B, 3, S, S) in [0, 1], and how close these come, (B,), by their names."""
+        return {"original": images, "reconstruction": reconstruction, "PSNR": psnr(reconstruction, images)}
+
     def sample(self, num_images: int, seed: int, sampler: Sampler = "prior") -> Tensor:
         """Decode random latents: new images (num_images, 3, S, S) in [0, 1], the same for the same seed.
 
@@ -159,13 +163,14 @@ class ConvVAE(LogsMeans):
         self.log_means("train/", terms, len(images))
         return terms["loss"]
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> None:
-        self._evaluate("val/", images)
+    def validation_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        return self._evaluate("val/", images)
 
-    def test_step(self, images: Tensor, batch_idx: int) -> None:
-        reconstruction = self._evaluate("test/", images).clamp(0, 1)
+    def test_step(self, images: Tensor, batch_idx: int) -> Tensor:
+        reconstruction = self._evaluate("test/", images)
         quality = {"psnr": psnr(reconstruction, images), "ssim": ssim(reconstruction, images)}
         self.log_means("test/", {name: values.mean() for name, values in quality.items()}, len(images))
+        return reconstruction
 
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.reconstruct(images)
@@ -190,12 +195,12 @@ class ConvVAE(LogsMeans):
         return optimal
 
     def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
-        """Log the loss for the posterior's mean, and return its reconstruction."""
+        """Log the loss for the posterior's mean, and return its reconstruction, in [0, 1]."""
         mean, log_variance = self.encode(images)
         reconstruction = self.decoder(mean)
         error, kl = squared_error(reconstruction, images).mean(), kl_divergence(mean, log_variance).mean()
         self.log_means(prefix, self._terms(error, kl, self.variance), len(images))
-        return reconstruction
+        return reconstruction.clamp(0, 1)
 
     def _terms(self, error: Tensor, kl: Tensor, variance: Tensor) -> dict[str, Tensor]:
         """Return the loss, its two terms, and what recipes are compared by."""

@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.world import CONFIGS, read_wandb, tiny
+from train import main
+
+pytestmark = pytest.mark.usefixtures("wandb_offline")
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "columns"),
+    [
+        ("colorization/4_shallow_adam", "validate", ["lightness", "prediction", "truth", "CIEDE2000", "PSNR", "path"]),
+        ("vae", "test", ["original", "reconstruction", "PSNR", "path"]),
+    ],
+)
+def test_a_table_shows_the_worst_images_first(config: str, stage: str, columns: list[str], paintings: Path) -> None:
+    file = CONFIGS / f"{config}.yaml"
+    fitted = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=file))
+    assert "table" not in str(read_wandb(fitted.run_folder)["history"])  # a fit is only as slow as it was
+    last = f"--ckpt_path={fitted.run_folder / 'checkpoints' / 'last.ckpt'}"
+    run = main(tiny(stage, paintings, last, "--data.init_args.batch_size=2", config=file))
+
+    prefix = {"validate": "val", "test": "test"}[stage]
+    records = read_wandb(run.run_folder)
+    (item,) = (record["item"] for record in records["history"] if f"{prefix}/images._type" in record["item"])
+    files = records["folder"][0]["path"]
+    table = json.loads((files / item[f"{prefix}/images.path"]).read_text())
+    assert table["columns"] == columns
+    rows = [dict(zip(columns, row, strict=True)) for row in table["data"]]
+
+    values = run.trainer.callback_metrics
+    for name in {"PSNR", "CIEDE2000"} & set(columns):
+        assert np.mean([row[name] for row in rows]) == pytest.approx(
+            values[f"{prefix}/{name.lower()}"].item(), rel=1e-4
+        )
+    assert [row["PSNR"] for row in rows] == sorted(row["PSNR"] for row in rows)
+
+    images = run.datamodule.images(prefix)
+    assert sorted(row["path"] for row in rows) == sorted(images.store.paths()[index] for index in images.rows)
+    by_path = {images.store.paths()[row]: image for row, image in zip(images.rows, images, strict=True)}
+    for row in rows:
+        truth = row.get("truth", row.get("original"))
+        shown = np.asarray(Image.open(files / truth["path"]), dtype=float)
+        assert np.abs(shown - by_path[row["path"]].permute(1, 2, 0).numpy()).mean() < 12  # as JPEG
