@@ -18,7 +18,10 @@ pytestmark = pytest.mark.usefixtures("wandb_offline")
         ("vae", "test", ["original", "reconstruction", "PSNR", "path"]),
     ],
 )
-def test_a_table_shows_the_worst_images_first(config: str, stage: str, columns: list[str], paintings: Path) -> None:
+def test_a_table_shows_the_worst_images_first(
+    config: str, stage: str, columns: list[str], paintings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(paintings.parent))  # where files wait for their upload
     file = CONFIGS / f"{config}.yaml"
     fitted = main(tiny("fit", paintings, "--trainer.max_epochs=1", config=file))
     assert "table" not in str(read_wandb(fitted.run_folder)["history"])  # a fit is only as slow as it was
@@ -28,8 +31,9 @@ def test_a_table_shows_the_worst_images_first(config: str, stage: str, columns: 
     prefix = {"validate": "val", "test": "test"}[stage]
     records = read_wandb(run.run_folder)
     (item,) = (record["item"] for record in records["history"] if f"{prefix}/images._type" in record["item"])
-    files = records["folder"][0]["path"]
-    table = json.loads((files / item[f"{prefix}/images.path"]).read_text())
+    assert item[f"{prefix}/images.nrows"] == len(run.datamodule.images(prefix))
+    files = {one["path"]: one["local_path"] for one in records["artifact"][0]["manifest"]["contents"]}  # as uploaded
+    table = json.loads(Path(files[f"{prefix}/images.table.json"]).read_text())
     assert table["columns"] == columns
     rows = [dict(zip(columns, row, strict=True)) for row in table["data"]]
 
@@ -45,5 +49,5 @@ def test_a_table_shows_the_worst_images_first(config: str, stage: str, columns: 
     by_path = {images.store.paths()[row]: image for row, image in zip(images.rows, images, strict=True)}
     for row in rows:
         truth = row.get("truth", row.get("original"))
-        shown = np.asarray(Image.open(files / truth["path"]), dtype=float)
+        shown = np.asarray(Image.open(files[truth["path"]]), dtype=float)
         assert np.abs(shown - by_path[row["path"]].permute(1, 2, 0).numpy()).mean() < 12  # as JPEG
