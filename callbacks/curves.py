@@ -56,19 +56,29 @@ class LogCurves(Callback):
 
 
 def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
-    """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value)."""
+    """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value).
+
+    The loss gets four times the space. A dotted line marks the epoch with the least ``val/loss``: the best checkpoint's.
+    """
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]
     terms.sort(key=lambda term: term != "loss")  # which comes first
-    columns, rows = min(3, len(terms)), math.ceil(len(terms) / 3)
-    width, height = 5 * columns, 4 * rows
+    best, _ = min(history["val/loss"], key=lambda point: math.inf if math.isnan(point[1]) else point[1])
+    columns = 2 + math.ceil(len(terms[1:]) / 2)
+    width, height = 4 * columns, 7
     figure = Figure(figsize=(width, height), dpi=100)
     # in inches; Matplotlib's own layouts draw everything twice
-    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.25, hspace=0.3)
-    for place, term in enumerate(terms, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.3, hspace=0.3)
+    places = figure.add_gridspec(2, columns)
+    for number, term in enumerate(terms):
+        if number == 0:
+            axes = figure.add_subplot(places[:, :2])
+        else:
+            row, column = divmod(number - 1, columns - 2)
+            axes = figure.add_subplot(places[row, 2 + column])
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
+        axes.axvline(best, color="gray", linestyle=":", label=f"best: epoch {best}")
         # on a linear axis the first epoch would flatten all others; a logarithmic one cannot show 0 or less
         is_log = min(_values(history, term)) > 0
         axes.set(title=term, xlabel="epoch", yscale="log" if is_log else "linear")

@@ -5,6 +5,7 @@ import os
 # before any import that counts cores: a forked process would wait for threads that only its parent has
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import sklearn.mixture  # noqa: F401 - otherwise each process forked later would
 import torch
 import wandb
 
+from tests.wandb_server import WandbServer
 from tests.world import live_in, tiny, write_fruits, write_paintings
 from train import PigmentCLI, main
 
@@ -39,6 +41,17 @@ def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wandb.teardown()  # forgets the mode that it saw first
     yield
     wandb.teardown()
+
+
+@pytest.fixture
+def server(wandb_offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A stand-in for the server of Weights & Biases, where somebody is logged in."""
+    with WandbServer() as server:
+        threading.Thread(target=server.serve_forever).start()
+        for name, value in {**server.environment(), "HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     falling, rising = [(0, 3.0), (1, 1.0)], [(0, 1.0), (1, 3.0)]
     one = draw_curves({"train/loss": falling, "val/loss": rising, "train/loss_step": falling})
     two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": rising, "val/kl": falling})
-    assert two.size == (2 * one.width, one.height)
+    assert two.size == (1.5 * one.width, one.height)  # the loss is as wide as two others, and as high
     same = draw_curves({"train/loss": falling, "val/loss": rising, "train/mse": falling, "val/mse": rising})
     assert same.size == one.size  # an error that is the loss itself needs no panel of its own
     flat = draw_curves({"train/loss": falling, "val/loss": rising, "train/sigma": [(0, 1.0)], "val/sigma": [(0, 1.0)]})

@@ -1,8 +1,6 @@
 import json
 import os
-import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +97,6 @@ def test_a_run_goes_on_though_the_log_of_weights_and_biases_cannot_be_read(
     assert again.run_folder == run_of.run_folder
     assert [row["step"] for row in metrics(again.run_folder) if row["val/loss"]] == ["3", "7"]
     assert any("points may appear twice" in said for said in caplog.messages)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    with WandbServer() as server:
-        threading.Thread(target=server.serve_forever).start()
-        for name, value in {**server.environment(), "HOME": str(tmp_path)}.items():
-            monkeypatch.setenv(name, value)
-        yield server
-        server.shutdown()
 
 
 def test_a_resumed_run_goes_on_online(server: WandbServer, fruits: Path) -> None:

@@ -15,7 +15,7 @@ FLOORS = (  # a module imports from its own room and from lower floors, here to 
     ("callbacks",),
     ("cli",),
     ("train",),
-    ("study", "benchmarks"),
+    ("study", "benchmarks", "dashboard"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = [

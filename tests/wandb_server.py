@@ -1,5 +1,6 @@
-"""Just enough of a Weights & Biases server for a run: it keeps the lines of the run's history."""
+"""Just enough of a Weights & Biases server for a run and for dashboards: it keeps the history's lines, and views."""
 
+import base64
 import gzip
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.history: list[str] = []  # as JSON
+        self.views: dict[str, dict[str, Any]] = {}  # workspaces and reports, by id
         self.is_dead = False
 
     def environment(self) -> dict[str, str]:
@@ -37,6 +39,26 @@ class WandbServer(ThreadingHTTPServer):
         if "CreateRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/file"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        if "upsertView" in query:
+            new_id = base64.b64encode(f"View:{len(self.views):04}".encode()).decode()
+            view = {**variables, "id": variables.get("id") or new_id}
+            view["project"] = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+            self.views[view["id"]] = view
+            return {"upsertView": {"view": view, "inserted": view["id"] == new_id}}
+        if "SpecificReport" in query:
+            return {"view": self.views[variables["reportId"]]}
+        if "allViews" in query:
+            name, kind = variables.get("viewName"), variables.get("viewType", "runs")
+            found = [one for one in self.views.values() if one["type"] == kind and name in (None, one["name"])]
+            edges = [{"node": one, "cursor": "c"} for one in found]
+            return {"project": {"allViews": {"edges": edges, "pageInfo": {"hasNextPage": False}}}}
+        if "GetProjects" in query:
+            project = {"__typename": "Project", "id": "p", "name": "pigment", "entityName": "me", "createdAt": ""}
+            nothing: dict[str, Any] = {"isBenchmark": False, "user": None}
+            page: dict[str, Any] = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"models": {"pageInfo": page, "edges": [{"node": {**project, **nothing}}]}}
+        if "ProjectInternalId" in query:
+            return {"project": {"id": "p", "internalId": "1"}}
         if "viewer" in query:
             return {"viewer": {"id": "v", "username": "me", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
         return {"serverInfo": {"features": []}, "entity": {"organization": {"coreWeaveOrganizationId": None}}}

@@ -1,0 +1,1 @@
+import system.environment  # noqa: F401 - before Lightning
