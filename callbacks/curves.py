@@ -58,7 +58,7 @@ class LogCurves(Callback):
 def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value).
 
-    The loss gets four times the space. A dotted line marks the epoch with the least ``val/loss``: the best checkpoint's.
+    The loss gets four times the space. A dotted line marks the epoch with the least ``val/loss``, the best checkpoint.
     """
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]

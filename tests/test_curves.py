@@ -1,4 +1,5 @@
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,12 @@ def test_a_term_below_zero_is_drawn_too() -> None:
     panel = chart.crop((chart.width // 2, 0, *chart.size)).convert("RGB")
     colors = {tuple(color) for color in np.asarray(panel).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines
+
+
+@pytest.mark.parametrize("best", [1, 3])
+def test_the_epoch_of_the_best_checkpoint_is_marked(best: int) -> None:
+    values = [(epoch, math.nan if epoch == 2 else 1.0 + abs(epoch - best)) for epoch in range(5)]
+    chart = np.asarray(draw_curves({"train/loss": values, "val/loss": values}).convert("L"))[:, 80:-20]  # the axes
+    dots = np.flatnonzero(((chart[100:] > 120) & (chart[100:] < 140)).sum(axis=0) > 100)
+    margin = 0.05 / 1.1  # Matplotlib's, beside the first and the last epoch
+    assert dots / chart.shape[1] == pytest.approx(margin + (1 - 2 * margin) * best / 4, abs=0.01)
