@@ -181,7 +181,7 @@ VAES = Dashboard(
 STUDY = Dashboard(
     "pigmentstudy",
     "Ten colorizers compared",
-    f'{OF_COLORIZERS} or Metric("JobType") == "study"',
+    f"{OF_COLORIZERS} or Metric(\"JobType\") == 'study'",
     ("val/ciede2000.min",),
     (
         Section(

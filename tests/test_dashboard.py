@@ -30,13 +30,13 @@ def test_what_is_saved_is_what_the_library_reads_back(server: WandbServer) -> No
     again = wr.Report.from_url(save_report(report))
     assert again.title == STUDY.title
     assert len(again.blocks) == len(report.blocks)
-    for block, made in zip(again.blocks, report.blocks, strict=True):
+    for block, built in zip(again.blocks, report.blocks, strict=True):
         if isinstance(block, wr.PanelGrid):
-            assert block.panels == made.panels
-            (read_runs,), (made_runs,) = block.runsets, made.runsets  # after reading, they have private fields, too
+            assert block.panels == built.panels
+            (read_runs,), (made_runs,) = block.runsets, built.runsets  # after reading, they have private fields, too
             assert (read_runs.filters, read_runs.project) == (made_runs.filters, made_runs.project)
         else:
-            assert block == made
+            assert block == built
     texts = [block.text for block in again.blocks if isinstance(block, wr.MarkdownBlock)]
     assert texts == [section.text for section in STUDY.sections]
 
