@@ -169,7 +169,8 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     if num_shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)
-    names = {"WANDB_RUN_GROUP": run.folder.parents[1].name, "WANDB_NAME": str(run)}
+    tags = [run.folder.parents[1].name, *filter(None, [os.environ.get("WANDB_TAGS")])]  # the study's, and the user's
+    names = {"WANDB_TAGS": ",".join(tags), "WANDB_NAME": str(run)}
     start = time.monotonic()
     with run.log.open("ab") as log:
         try:
