@@ -93,7 +93,7 @@ class VAE(nn.Module):
         return error + kl_divergence(mean, log_variance).mean()
 
 
-class Measured(Exception):
+class Measured(BaseException):  # no error, which train.py would turn into a line
     """Ends a run that has been measured."""
 
     is_shared = True  # see resuming.together

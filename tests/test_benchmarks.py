@@ -58,7 +58,8 @@ def test_the_bare_step_has_the_settings_of_training(name: str) -> None:
     assert system.make.keywords == {setting: settings[setting] for setting in system.make.keywords}
 
 
-def test_figures_of_training_are_said(fruits: Path) -> None:
+def test_figures_of_training_are_said(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIGMENT_TRACEBACK")  # without which train.py answers any error itself
     runs = f"--trainer.default_root_dir={fruits.parent / 'runs'}"
     figures = run("benchmarks.ours", "VAE", *tiny("fit", fruits)[2:], "--data.init_args.batch_size=2", runs)
     assert figures.keys() == {"images_per_second", "training_s", "first_step_s", "epoch_end_s", "peak_mb"}
