@@ -49,5 +49,5 @@ def test_a_table_shows_the_worst_images_first(
     by_path = {images.store.paths()[row]: image for row, image in zip(images.rows, images, strict=True)}
     for row in rows:
         truth = row.get("truth", row.get("original"))
-        shown = np.asarray(Image.open(files[truth["path"]]), dtype=float)
+        shown = np.array(Image.open(files[truth["path"]])).astype(float)
         assert np.abs(shown - by_path[row["path"]].permute(1, 2, 0).numpy()).mean() < 12  # as JPEG
