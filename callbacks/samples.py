@@ -13,7 +13,10 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.schedule import is_due
+from colorization import PaletteColorizer
+from colorization.weights import PALETTE
 from datamodules.folder import Images, evenly_spaced
+from resuming.checkpoints import load_model
 from vae.codes import Sampler
 from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
 
@@ -63,12 +66,15 @@ class MeasureSamples(Callback):
     """In ``test``, compare the samples of each sampler that the checkpoint has with the test images.
 
     Logs ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike), ``_density``,
-    ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`).
+    ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`), and ``_texture_fid``, the Fréchet distance of
+    features that notice blur. The same measures of as many training images and reconstructions of test images,
+    ``test/training_fid``, ``test/reconstruction_fid`` and so on, are the marks to read them by: samples are as sharp as
+    the decoder allows if they come as close as reconstructions do.
 
     Args:
         num_samples: of each sampler; papers that report FID draw 10,000 or more.
-        features: what images are compared by: ``pixels`` at a small size; ``inception``, as in papers; or a module that
-            maps images (B, 3, H, W) in [0, 1] to (B, F), where distance means how different they look.
+        features: what images are compared by, texture aside: ``pixels`` at a small size; ``inception``, as in papers;
+            or a module that maps images (B, 3, H, W) in [0, 1] to (B, F), where distance means how different they look.
 
     Raises:
         ValueError: if there are fewer than two samples.
@@ -85,8 +91,9 @@ class MeasureSamples(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         named = {"pixels": Pixels, "inception": Inception}
         net = named[self.features]() if isinstance(self.features, str) else self.features
-        self.net = net.to(pl_module.device).eval()
+        self.net, self.texture = (module.to(pl_module.device).eval() for module in (net, Texture()))
         self.real: list[Tensor] = []
+        self.real_texture: list[Tensor] = []
 
     def on_test_batch_end(
         self,
@@ -97,36 +104,66 @@ class MeasureSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.real.append(self._describe(batch))
+        self.real.append(describe(batch, self.net))
+        self.real_texture.append(describe(batch, self.texture))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
-        real = torch.cat(self.real)
+        real, real_texture = torch.cat(self.real), torch.cat(self.real_texture)
         num_real = int(trainer.strategy.reduce(torch.tensor(len(real), device=real.device), reduce_op="sum"))
         if num_real < 2 or not len(images):
             there_are = f"{num_real} test and {len(images)} training images"
             rank_zero_info(f"Samples: not measured. There are {there_are}; 2 and 1 are needed.")
             return
-        training = torch.cat([self._describe(batch) for batch in batches(trainer, images, len(images))])
+        training = torch.cat([describe(batch, self.net) for batch in batches(trainer, images, len(images))])
+        held_out = trainer.test_dataloaders.dataset  # type: ignore[union-attr]
+        compared = {
+            "training": batches(trainer, images, self.num_samples),
+            "reconstruction": map(pl_module.reconstruct, batches(trainer, held_out, self.num_samples)),
+        }
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
+            compared[sampler] = self._samples(trainer, pl_module, sampler)
+        for name, several in compared.items():
             quality = sample_quality(training, min(num_real, self.num_samples)).to(real.device)
+            texture = FrechetInceptionDistance(Features(real_texture.shape[1])).to(real.device)
+            texture.update(real_texture, real=True)
             for part in real.split(BATCH):  # all distances to the training images at once might not fit in memory
                 quality.update(part, real=True)
-            num_samples = math.ceil(self.num_samples / trainer.world_size)  # in each process
-            for number, start in enumerate(range(0, num_samples, BATCH)):
-                seed = number * trainer.world_size + trainer.global_rank
-                samples = pl_module.sample(min(BATCH, num_samples - start), seed, sampler)
-                quality.update(self._describe(samples), real=False)
-            values = quality.compute()
+            for images in several:
+                quality.update(describe(images, self.net), real=False)
+                texture.update(describe(images, self.texture), real=False)
+            values = {**quality.compute(), "texture_fid": texture.compute()}
             values["kid"] = values["kid"][0]  # the mean over subsets, without its deviation
-            measured = {f"test/{sampler}_{name}": value.float() for name, value in values.items()}
+            measured = {f"test/{name}_{measure}": value.float() for measure, value in values.items()}
             pl_module.log_dict(measured, sync_dist=True)  # the same in all processes
 
-    def _describe(self, images: Tensor) -> Tensor:
-        features = self.net(images)
-        if features.device.type == "mps":
-            features = features.cpu()  # Apple's GPUs have no float64; this line was never run on one
-        return features.double()  # in TF32, distances between nearly equal images would be noise
+    def _samples(self, trainer: Trainer, pl_module: Any, sampler: Sampler) -> Iterator[Tensor]:
+        """Yield this process's share of the samples in batches, each with its own seed."""
+        num_samples = math.ceil(self.num_samples / trainer.world_size)
+        for number, start in enumerate(range(0, num_samples, BATCH)):
+            seed = number * trainer.world_size + trainer.global_rank
+            yield pl_module.sample(min(BATCH, num_samples - start), seed, sampler)
+
+
+class Texture(nn.Module):
+    """Map images (B, 3, H, W) in [0, 1] to what the tenth colorizer's encoder sees in them, (B, 512).
+
+    These are the means over an image of all its features, from edges at half the size to things at 1/32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = load_model(PALETTE, PaletteColorizer, torch.device("cpu"))[0].net.encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([features.mean(dim=(2, 3)) for features in self.encoder(images)], dim=1)
+
+
+def describe(images: Tensor, net: nn.Module) -> Tensor:
+    features = net(images)
+    if features.device.type == "mps":
+        features = features.cpu()  # Apple's GPUs have no float64; this line was never run on one
+    return features.double()  # in TF32, distances between nearly equal images would be noise
 
 
 class Features(nn.Identity):

@@ -22,7 +22,7 @@ from datamodules.folder import FolderDataModule
 from system.atomic import writing
 from system.errors import PigmentError
 from system.hardware import best_device
-from vae import ConvVAE
+from vae import ConvVAE, ResidualVAE
 
 # closed lists: a class is never imported just because a file names it
 MODELS: tuple[type[LightningModule], ...] = (
@@ -31,6 +31,7 @@ MODELS: tuple[type[LightningModule], ...] = (
     ResNetColorizer,
     PaletteColorizer,
     ConvVAE,
+    ResidualVAE,
 )
 DATA_MODULES: dict[str, type[FolderDataModule]] = {
     f"datamodules.{kind.__name__}": kind for kind in (FruitsDataModule, PaintingsDataModule)

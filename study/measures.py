@@ -25,7 +25,7 @@ from study.claims import Figure
 from study.runs import Run
 from system.errors import PigmentError, reason, shown
 from system.hardware import best_device
-from vae import ConvVAE
+from vae import VAE
 
 LPIPS_FROM = 31  # pixels; AlexNet needs so many
 PATIENCE = 10.0  # seconds to wait for the network
@@ -54,7 +54,7 @@ def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningMod
         try:
             run.check()
             model, checkpoint = load_model(run.checkpoint, LightningModule)
-            kind = Colorizer if isinstance(model, Colorizer) else ConvVAE
+            kind = Colorizer if isinstance(model, Colorizer) else VAE
             family = families.get(kind) or Family(data_of(checkpoint), {})
             others = family.models.get(run.model, [])
             first = next(iter(family.models.values()))[0].run if family.models else run

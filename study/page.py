@@ -28,7 +28,7 @@ from study.runs import find_runs, model_of
 from study.training import CONFIGS, as_parsed
 from system.atomic import make_folders, writing
 from system.errors import PigmentError, shown
-from vae import ConvVAE
+from vae import VAE
 
 NUM_SHOWN = 8  # paintings that all models colorize
 COLORIZER_METRICS = (
@@ -65,7 +65,7 @@ def write_page(study: Path) -> Path:
     if not families:
         reasons = "; ".join(f"{what}: {why}" for what, why in left_out.items())
         raise PigmentError(f"no run in '{study}' can be used. {reasons or 'It is empty.'}")
-    colorizers, vaes = families.get(Colorizer), families.get(ConvVAE)
+    colorizers, vaes = families.get(Colorizer), families.get(VAE)
     if colorizers:
         left_out |= {path.stem: "not trained" for path in CONFIGS if not (study / path.stem).exists()}
     context = {

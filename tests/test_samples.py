@@ -7,13 +7,15 @@ import torch
 import yaml
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
 
 from callbacks import FitSamplers, MeasureSamples, samples
+from callbacks.samples import Texture
 from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
 from vae.codes import fit_codes
-from vae.metrics import DensityCoverage, NearerThanReal
+from vae.metrics import DensityCoverage, NearerThanReal, Pixels
 
 SAMPLERS = ("prior", "gaussian", "mixture")
 
@@ -85,28 +87,47 @@ def test_every_checkpoint_generates_by_itself(vae_run: PigmentCLI) -> None:
         assert drawn[0].shape == (3, 3, 16, 16)
 
 
-def test_test_compares_samples_of_every_sampler_with_the_test_images(vae_run: PigmentCLI, fruits: Path) -> None:
+def test_test_compares_samples_training_images_and_reconstructions_with_the_test_images(
+    vae_run: PigmentCLI, fruits: Path
+) -> None:
     color = {"class_path": f"{__name__}.Color"}
     config = measuring(num_samples=300, features=color)
     found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}", config=config)).run_folder)
-    real, training = (
-        Color()(torch.stack([*vae_run.datamodule.images(part)]) / 255).double() for part in ("val", "train")
-    )
+    real, training = (torch.stack([*vae_run.datamodule.images(part)]) / 255 for part in ("val", "train"))
+    compared = {"training": training, "reconstruction": vae_run.model.reconstruct(real)}
     for sampler in SAMPLERS:
         batches = [vae_run.model.sample(number, seed, sampler) for seed, number in enumerate((256, 44))]
-        samples = Color()(torch.cat(batches)).double()
-        density_coverage, nearer = DensityCoverage(), NearerThanReal(training)
+        compared[sampler] = torch.cat(batches)
+    for name, images in compared.items():
+        real_color, training_color, color = (Color()(some).double() for some in (real, training, images))
+        density_coverage, nearer = DensityCoverage(), NearerThanReal(training_color)
         for metric in (density_coverage, nearer):
-            metric.update(real, real=True)
-            metric.update(samples, real=False)
+            metric.update(real_color, real=True)
+            metric.update(color, real=False)
         expected = {
-            "fid": frechet(real.numpy(), samples.numpy()),
+            "fid": frechet(real_color.numpy(), color.numpy()),
             "nearer_than_real": nearer.compute(),
             **density_coverage.compute(),
         }
-        for name, value in expected.items():
-            assert found[f"{sampler}_{name}"] == pytest.approx(float(value), abs=1e-3), name
-        assert found[f"{sampler}_kid"] == pytest.approx(kernel_distance(real, samples), rel=0.05)  # of random subsets
+        for measure, value in expected.items():
+            assert found[f"{name}_{measure}"] == pytest.approx(float(value), abs=1e-3), (name, measure)
+        distance = kernel_distance(real_color, color)
+        assert found[f"{name}_kid"] == pytest.approx(distance, rel=0.2), name  # of random subsets
+        means = (Texture()(some).double().mean(dim=0) for some in (real, images))
+        assert found[f"{name}_texture_fid"] >= 0.99 * nn.functional.mse_loss(*means, reduction="sum"), name
+
+
+def test_texture_notices_blur_which_pixels_hardly_do() -> None:
+    noise = functional.gaussian_blur(torch.rand(64, 3, 64, 64), 5)
+    real, sharp = noise.chunk(2)
+    blurred = functional.gaussian_blur(sharp, 9)
+
+    def distance(net: nn.Module, images: Tensor) -> float:
+        return nn.functional.mse_loss(net.eval()(real).mean(dim=0), net(images).mean(dim=0)).item()
+
+    with torch.no_grad():
+        assert distance(Pixels(), blurred) < 1.1 * distance(Pixels(), sharp)
+        assert distance(Texture(), blurred) > 10 * distance(Texture(), sharp)
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
@@ -131,7 +152,8 @@ def test_pixels_are_compared_unless_said_otherwise_and_a_checkpoint_without_samp
     torch.save({**checkpoint, "codes": None}, "unfitted.ckpt")
     found = results(main(tiny("test", fruits, "--ckpt_path=unfitted.ckpt")).run_folder)
     measures = {name for name in found if name.startswith(SAMPLERS)}
-    assert measures == {f"prior_{name}" for name in ("fid", "kid", "density", "coverage", "nearer_than_real")}
+    names = ("fid", "kid", "density", "coverage", "nearer_than_real", "texture_fid")
+    assert measures == {f"prior_{name}" for name in names}
 
 
 def test_of_one_test_image_samples_are_not_measured(

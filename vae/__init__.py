@@ -1,4 +1,5 @@
 import system.environment  # noqa: F401 - before Lightning
-from vae.vae import ConvVAE
+from vae.residual import ResidualVAE
+from vae.vae import VAE, ConvVAE
 
-__all__ = ["ConvVAE"]
+__all__ = ["VAE", "ConvVAE", "ResidualVAE"]

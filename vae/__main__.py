@@ -23,7 +23,7 @@ from system.atomic import make_folders
 from system.command import Command
 from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
-from vae import ConvVAE
+from vae import VAE
 from vae.codes import Sampler, slerp
 
 REACH = 3  # standard deviations to follow a direction, either way
@@ -77,7 +77,7 @@ def make_parser() -> ArgumentParser:
 
 def sample(options: argparse.Namespace) -> None:
     """New images."""
-    vae, _ = load_model(options.ckpt, ConvVAE)
+    vae, _ = load_model(options.ckpt, VAE)
     latents = vae.draw(options.number, options.seed, options.sampler)
     with evaluating(vae):
         batches = (vae.decode(batch.to(vae.device)).cpu() for batch in latents.split(BATCH))
@@ -87,14 +87,14 @@ def sample(options: argparse.Namespace) -> None:
 
 def reconstruct(options: argparse.Namespace) -> None:
     """Image files, and below each what the VAE makes of it."""
-    vae, _ = load_model(options.ckpt, ConvVAE)
+    vae, _ = load_model(options.ckpt, VAE)
     images = read(options.files, vae)
     save_png(pairs(images, vae.reconstruct(images)), options.out)
 
 
 def interpolate(options: argparse.Namespace) -> None:
     """A strip that leads from one image file to another, along the arc between their codes."""
-    vae, _ = load_model(options.ckpt, ConvVAE)
+    vae, _ = load_model(options.ckpt, VAE)
     images = read(options.files, vae)
     with evaluating(vae):
         first, second = vae.encode(images)[0]
@@ -104,7 +104,7 @@ def interpolate(options: argparse.Namespace) -> None:
 
 def traverse(options: argparse.Namespace) -> None:
     """A row for each principal direction of the training images' codes, through their mean."""
-    vae, _ = load_model(options.ckpt, ConvVAE)
+    vae, _ = load_model(options.ckpt, VAE)
     codes = vae.fitted_codes()
     directions = codes.directions[: options.directions, None]
     distances = torch.linspace(-REACH, REACH, COLUMNS + 1)[:, None]
@@ -115,7 +115,7 @@ def traverse(options: argparse.Namespace) -> None:
 
 def neighbors(options: argparse.Namespace) -> None:
     """New images, and below each the training image that differs least from it."""
-    vae, checkpoint = load_model(options.ckpt, ConvVAE)
+    vae, checkpoint = load_model(options.ckpt, VAE)
     images = vae.sample(options.number, options.seed, options.sampler)
     training = training_images(options.root, vae, checkpoint)
     distances = [torch.cdist(images.flatten(1), batch.flatten(1)) for batch in batches(training, vae, "Comparing")]
@@ -125,13 +125,13 @@ def neighbors(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
-    vae, checkpoint = load_model(options.ckpt, ConvVAE)
+    vae, checkpoint = load_model(options.ckpt, VAE)
     vae.fit_samplers(batches(training_images(options.root, vae, checkpoint), vae, "Encoding"))
     vae.on_save_checkpoint(checkpoint)
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
 
 
-def read(files: Sequence[Path], vae: ConvVAE) -> Tensor:
+def read(files: Sequence[Path], vae: VAE) -> Tensor:
     """Read images the way training does: (len(files), 3, S, S) in [0, 1], on the VAE's device.
 
     Raises:
@@ -147,7 +147,7 @@ def read(files: Sequence[Path], vae: ConvVAE) -> Tensor:
     return as_floats(as_images(np.stack(images)), vae)
 
 
-def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) -> Images:
+def training_images(root: str | None, vae: VAE, checkpoint: dict[str, Any]) -> Images:
     """Find the training images in a folder, or where the checkpoint's run found them.
 
     Raises:
@@ -161,12 +161,12 @@ def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) 
     return images
 
 
-def batches(images: Images, vae: ConvVAE, task: str) -> Iterator[Tensor]:
+def batches(images: Images, vae: VAE, task: str) -> Iterator[Tensor]:
     for indices in tqdm(torch.arange(len(images)).split(BATCH), task):
         yield as_floats(images.__getitems__(indices.tolist()), vae)
 
 
-def as_floats(images: Tensor, vae: ConvVAE) -> Tensor:
+def as_floats(images: Tensor, vae: VAE) -> Tensor:
     return images.to(vae.device) / 255
 
 

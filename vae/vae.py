@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,59 +25,46 @@ Likelihood = Literal["fixed", "optimal"]
 Schedule = Literal["constant", "cosine"]
 
 
-class ConvVAE(LogsMeans):
-    """Convolutional variational autoencoder for square RGB images in [0, 1].
+class VAE(LogsMeans):
+    """Variational autoencoder for square RGB images in [0, 1].
 
     The decoder sees a draw from the posterior in training, and the posterior's mean in validation and test, which makes
     these repeatable. ``loss = reconstruction + kl``: both are summed over an image's values or latents, and averaged
-    over the batch. The defaults are the report's recipe. Every recipe logs ``sigma``, the decoder's standard deviation
-    in gray levels, and ``bits_per_dim``, the negative ELBO in bits per color value; compare recipes by the latter.
+    over the batch. Every recipe logs ``sigma``, the decoder's standard deviation in gray levels, and ``bits_per_dim``,
+    the negative ELBO in bits per color value; compare recipes by the latter.
 
     Args:
-        image_size: height and width of the images, in pixels; a multiple of 4.
+        encoder: maps images (B, 3, S, S) to the posterior's mean and log-variance, (B, latent_dim) each.
+        decoder: maps latents (B, latent_dim) to images (B, 3, S, S), float32, which may leave [0, 1].
+        image_size: height and width of the images, in pixels.
         latent_dim: number of latents.
         lr: learning rate of Adam.
         lr_schedule: ``cosine`` takes the learning rate to 0 by the end of the run. If a run is extended later, it goes
             back up.
+        warmup_steps: steps over which a ``cosine`` schedule first rises to ``lr``.
         likelihood: the decoder is a Gaussian. ``fixed``: its variance is 1/2, which makes ``reconstruction`` the
             squared error. ``optimal``: its variance is the mean squared error of each batch, over all processes, and
             ``reconstruction`` the negative log-likelihood; evaluation uses a running mean over the batches.
-        activation: at the end of the decoder.
-
-    Raises:
-        ValueError: if ``image_size`` is not a positive multiple of 4, a number is too small, or a name is unknown.
     """
 
     variance: Tensor  # (), of the decoder's Gaussian; with an optimal likelihood, a running mean over the batches
 
     def __init__(
         self,
+        encoder: nn.Module,
+        decoder: nn.Module,
         image_size: int,
         latent_dim: int,
         lr: float,
-        lr_schedule: Schedule = "constant",
-        likelihood: Likelihood = "fixed",
-        activation: Activation = "none",
+        lr_schedule: Schedule,
+        warmup_steps: int,
+        likelihood: Likelihood,
     ) -> None:
         super().__init__()
-        if image_size <= 0 or image_size % 4:
-            raise ValueError(
-                f"ConvVAE halves images twice and doubles them twice, so their size must be a multiple of 4, "
-                f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
-            )
-        if latent_dim < 1 or not lr > 0:
-            raise ValueError(
-                f"model.init_args: latent_dim is {latent_dim}, must be 1 or more; lr is {lr}, must be over 0."
-            )
-        check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
-        check_choice("model.init_args.likelihood", likelihood, Likelihood)
-        check_choice("model.init_args.activation", activation, Activation)
-        self.save_hyperparameters()
         self.num_values = 3 * image_size**2  # in an image
         self.image_size, self.latent_dim, self.lr = image_size, latent_dim, lr
-        self.likelihood, self.lr_schedule = likelihood, lr_schedule
-        self.encoder = ConvEncoder(image_size, latent_dim)
-        self.decoder = ConvDecoder(image_size, latent_dim, activation)
+        self.lr_schedule, self.warmup_steps, self.likelihood = lr_schedule, warmup_steps, likelihood
+        self.encoder, self.decoder = encoder, decoder
         self.register_buffer("variance", torch.tensor(0.5))
         self.codes: Codes | None = None  # distribution of the training images' codes, as last fitted
         self.to(memory_format=torch.channels_last)  # convolutions are faster
@@ -85,7 +72,7 @@ class ConvVAE(LogsMeans):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, S, S) in [0, 1] to the posterior's mean and log-variance, (B, latent_dim), float32."""
         if images.shape[2:] != (self.image_size, self.image_size):
-            raise ValueError(f"this ConvVAE takes {self.image_size} px images, got {tuple(images.shape)}")
+            raise ValueError(f"this {type(self).__name__} takes {self.image_size} px images, got {tuple(images.shape)}")
         mean, log_variance = self.encoder(images)
         return mean.float(), log_variance.float().clamp(*LOG_VARIANCE_RANGE)
 
@@ -186,7 +173,8 @@ class ConvVAE(LogsMeans):
     def _cosine(self, step: int) -> float:
         """Return the fraction of ``lr`` to use after a number of steps."""
         # not at step 0: counting the steps would build the training loader before the checkpoint is restored
-        return (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
+        fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
+        return min((step + 1) / (self.warmup_steps + 1), fall)
 
     def _calibrate(self, error: Tensor) -> Tensor:
         """Return the variance that makes the batch of all processes likeliest, and add it to the running mean."""
@@ -214,3 +202,42 @@ class ConvVAE(LogsMeans):
             "sigma": 255 * variance.sqrt(),  # gray levels
             "bits_per_dim": bits_per_dim(nll + kl, self.num_values),
         }
+
+
+class ConvVAE(VAE):
+    """The report's convolutional VAE; the defaults are its recipe.
+
+    Args:
+        image_size: height and width of the images, in pixels; a multiple of 4.
+        activation: at the end of the decoder.
+
+    Raises:
+        ValueError: if ``image_size`` is not a positive multiple of 4, a number is too small, or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        latent_dim: int,
+        lr: float,
+        lr_schedule: Schedule = "constant",
+        likelihood: Likelihood = "fixed",
+        activation: Activation = "none",
+    ) -> None:
+        if image_size <= 0 or image_size % 4:
+            raise ValueError(
+                f"ConvVAE halves images twice and doubles them twice, so their size must be a multiple of 4, "
+                f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
+            )
+        check_numbers(latent_dim, lr)
+        check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
+        check_choice("model.init_args.likelihood", likelihood, Likelihood)
+        check_choice("model.init_args.activation", activation, Activation)
+        encoder, decoder = ConvEncoder(image_size, latent_dim), ConvDecoder(image_size, latent_dim, activation)
+        super().__init__(encoder, decoder, image_size, latent_dim, lr, lr_schedule, 0, likelihood)
+        self.save_hyperparameters()
+
+
+def check_numbers(latent_dim: int, lr: float) -> None:
+    if latent_dim < 1 or not lr > 0:
+        raise ValueError(f"model.init_args: latent_dim is {latent_dim}, must be 1 or more; lr is {lr}, must be over 0.")
