@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import vae
 from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.encoders import TimmEncoder
 from colorization.gamut import displayable_colors, neighbors
@@ -26,8 +27,6 @@ from colorization.unet import UNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device
 from vae.elbo import MIN_VARIANCE, gaussian_nll, kl_divergence, squared_error
-from vae.networks import Activation, ConvDecoder, ConvEncoder
-from vae.vae import Likelihood
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 3  # steps before the measured ones
@@ -71,17 +70,13 @@ class Palette(Colorizing):
 
 
 class VAE(nn.Module):
-    """The ConvVAE's computation without Lightning."""
+    """A VAE's computation without Lightning."""
 
-    def __init__(
-        self, image_size: int, latent_dim: int, likelihood: Likelihood = "fixed", activation: Activation = "none"
-    ) -> None:
+    def __init__(self, kind: type[vae.VAE], image_size: int, **settings: Any) -> None:
         super().__init__()
-        self.encoder, self.decoder = (
-            ConvEncoder(image_size, latent_dim),
-            ConvDecoder(image_size, latent_dim, activation),
-        )
-        self.num_values, self.likelihood = 3 * image_size**2, likelihood
+        model = kind(image_size=image_size, lr=1e-3, **settings)
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.num_values, self.likelihood = model.num_values, model.likelihood
 
     def loss(self, images: Tensor) -> Tensor:
         mean, log_variance = (output.float() for output in self.encoder(images))
@@ -129,8 +124,8 @@ def _files(root: Path, folder: str) -> list[Path]:
 
 BACKBONE = "tf_efficientnet_lite0"
 SCRATCH = ("--model.init_args.weights=null",)  # downloads nothing
-_vae = partial(VAE, image_size=100, latent_dim=2048)
-_calibrated = partial(VAE, image_size=100, latent_dim=256, likelihood="optimal", activation="sigmoid")
+_calibrated = {"image_size": 100, "latent_dim": 256, "likelihood": "optimal", "activation": "sigmoid"}
+_residual = {"image_size": 100, "latent_channels": 10, "warmup_steps": 100}
 SYSTEMS = {
     "A": System("colorization/4_shallow_adam.yaml", 256, 10, 50, _paintings, partial(Colorizing, ShallowNet)),
     "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, _paintings, partial(Colorizing, DeepNet)),
@@ -147,8 +142,9 @@ SYSTEMS = {
         clip=1.0,
         average=0.998,
     ),
-    "VAE": System("vae.yaml", 100, 64, 24, _fruits, _vae),
-    "calibrated": System("vae_calibrated.yaml", 100, 64, 24, _fruits, _calibrated),
+    "VAE": System("vae.yaml", 100, 64, 24, _fruits, partial(VAE, vae.ConvVAE, image_size=100, latent_dim=2048)),
+    "calibrated": System("vae_calibrated.yaml", 100, 64, 24, _fruits, partial(VAE, vae.ConvVAE, **_calibrated)),
+    "residual": System("vae_residual.yaml", 100, 32, 48, _fruits, partial(VAE, vae.ResidualVAE, **_residual)),
 }
 
 

@@ -20,7 +20,7 @@ from colorization import DeepColorizer, PaletteColorizer, ResNetColorizer, Shall
 from datamodules import FruitsDataModule, PaintingsDataModule
 from datamodules.folder import FolderDataModule
 from system.atomic import writing
-from system.errors import PigmentError
+from system.errors import PigmentError, shown
 from system.hardware import best_device
 from vae import ConvVAE, ResidualVAE
 
@@ -38,6 +38,7 @@ DATA_MODULES: dict[str, type[FolderDataModule]] = {
 }
 TO_USE = ("state_dict", "hyper_parameters")
 KEPT = ("hyper_parameters", "image_size", "curve")  # beside the tensors, in a .safetensors file
+CODES = "codes."  # what the names of a VAE's codes begin with there
 TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
 Model = TypeVar("Model", bound=LightningModule)
 
@@ -94,15 +95,31 @@ def is_safetensors(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def to_safetensors(checkpoint: dict[str, Any]) -> bytes:
-    """Return the content of a .safetensors file with what a model needs to be used, in half precision.
+def write_safetensors(checkpoint: dict[str, Any], path: Path, most: int) -> None:
+    """Write a .safetensors file with what a model needs to be used, in half precision, and say how large it is.
+
+    Args:
+        most: how many bytes it may have.
 
     Raises:
-        PigmentError: if a number is too large for half precision, or not finite.
+        PigmentError: if it cannot be written, would be larger, or a number is too large for half precision, or not
+            finite.
     """
+    if not is_safetensors(path):
+        raise PigmentError(f"'{shown(path)}' must end in .safetensors")
+    content = _to_safetensors(checkpoint)
+    if len(content) > most:
+        raise PigmentError(f"the model would have {len(content):,} bytes, may have {most:,}: make it smaller")
+    with writing(path) as file:
+        file.write(content)
+    print(f"'{shown(path)}': {len(content):,} bytes")
+
+
+def _to_safetensors(checkpoint: dict[str, Any]) -> bytes:
+    codes = {f"{CODES}{name}": tensor for name, tensor in (checkpoint.get("codes") or {}).items()}
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in checkpoint["state_dict"].items()
+        for name, tensor in {**checkpoint["state_dict"], **codes}.items()
     }
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -114,7 +131,7 @@ def to_safetensors(checkpoint: dict[str, Any]) -> bytes:
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`to_safetensors` wrote as the checkpoint that it was, but in half precision.
+    """Read what :func:`write_safetensors` wrote as the checkpoint that it was, but in half precision.
 
     Raises:
         ValueError: if a tensor is damaged; a file of another kind raises all sorts of errors.
@@ -124,7 +141,8 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
         checkpoint = {name: json.loads(text) for name, text in file.metadata().items()}
     if checkpoint.pop("checksum") != _checksum(tensors):
         raise ValueError("damaged")
-    return {**checkpoint, "state_dict": tensors}
+    codes = {name.removeprefix(CODES): tensors.pop(name) for name in list(tensors) if name.startswith(CODES)}
+    return {**checkpoint, "state_dict": tensors, "codes": codes or None}
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

@@ -46,7 +46,7 @@ def test_every_config_trains(config: Path, fruits: Path, paintings: Path) -> Non
     assert len(list((run.run_folder / "media").glob("*.png"))) > 1  # curves, and at least one film strip
 
 
-@pytest.mark.parametrize("name", ["vae.yaml", "vae_calibrated.yaml"])
+@pytest.mark.parametrize("name", ["vae.yaml", "vae_calibrated.yaml", "vae_residual.yaml"])
 def test_a_vae_learns_one_kind_of_gray_image(name: str, tmp_path: Path) -> None:
     for part, number in {"Training": 6, "Test": 3}.items():
         for index in range(number):

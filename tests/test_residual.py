@@ -13,7 +13,7 @@ from vae import ResidualVAE
 
 
 def small(image_size: int = 16) -> ResidualVAE:
-    return ResidualVAE(image_size, latent_dim=4, lr=2e-3, warmup_steps=0)
+    return ResidualVAE(image_size, latent_channels=4, lr=2e-3, warmup_steps=0)
 
 
 @pytest.mark.parametrize(("image_size", "sides"), [(100, [50, 25, 13, 7]), (96, [48, 24, 12, 6]), (17, [9, 5, 3, 2])])
@@ -30,9 +30,10 @@ def test_each_level_has_half_the_size_of_the_one_before(image_size: int, sides: 
     assert list(dict.fromkeys(shapes[model.decoder])) == list(dict.fromkeys(sides[::-1]))
 
 
-def test_it_is_a_sixth_of_the_reports_network() -> None:
-    model = ResidualVAE(image_size=100, latent_dim=256, lr=2e-3, warmup_steps=0)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 6_962_636
+def test_at_100_px_it_has_490_latents_and_one_in_17_of_the_calibrated_recipes_weights() -> None:
+    model = ResidualVAE(image_size=100, latent_channels=10, lr=2e-3, warmup_steps=0)
+    assert model.latent_dim == 490
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_448_864
 
 
 def test_gradients_reach_every_parameter() -> None:
@@ -52,13 +53,13 @@ def test_a_few_steps_learn_to_tell_flat_colors_apart() -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training_stays_finite_when_log_variances_do_not(precision: str) -> None:
     model = small()
-    model.encoder.head.bias.data[4:] = torch.tensor([-1e4, 1e4, 0, 0])
+    model.encoder[-1].bias.data[4:] = torch.tensor([-1e4, 1e4, 0, 0])
     make_trainer(max_epochs=3, precision=precision).fit(model, DataLoader(torch.rand(200, 3, 16, 16), 4))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    model = ResidualVAE(image_size=16, latent_dim=3, lr=1e-3, warmup_steps=3)
+    model = ResidualVAE(image_size=16, latent_channels=3, lr=1e-3, warmup_steps=3)
     trainer = make_trainer(max_epochs=4)
     rates: list[float] = []
     trainer.callbacks.append(
@@ -72,7 +73,7 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"latent_dim": 0}, "latent_dim is 0, must be 1 or more"),
+        ({"latent_channels": 0}, "latent_channels is 0, must be 1 or more"),
         ({"lr": float("nan")}, "lr is nan, must be over 0"),
         ({"image_size": 15}, r"must be 16 or more, got 15"),
         ({"warmup_steps": -1}, "warmup_steps is -1, must be 0 or more"),
@@ -80,7 +81,7 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
 )
 def test_numbers_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ResidualVAE(**{"image_size": 16, "latent_dim": 2, "lr": 1e-3, "warmup_steps": 0, **settings})
+        ResidualVAE(**{"image_size": 16, "latent_channels": 2, "lr": 1e-3, "warmup_steps": 0, **settings})
 
 
 def test_the_config_differs_from_the_calibrated_ones_in_the_network_alone() -> None:

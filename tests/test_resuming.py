@@ -23,6 +23,7 @@ from train import main
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 PALETTE = COLORIZER.with_name("10_palette.yaml")
 CALIBRATED = CONFIGS / "vae_calibrated.yaml"
+RESIDUAL = CONFIGS / "vae_residual.yaml"
 GO_ON = "--ckpt_path=last"
 ACCUMULATING = ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=2"]  # 7 batches, 4 steps
 OFTEN = "--trainer.val_check_interval=0.5"
@@ -138,7 +139,7 @@ STOPS = (  # one after the other, all in one run
 @pytest.mark.parametrize(
     ("config", "more"),
     [
-        (CALIBRATED, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
+        (RESIDUAL, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"]),
         pytest.param(
             COLORIZER, ["--trainer.precision=bf16-mixed", "--data.init_args.num_workers=2"], marks=pytest.mark.slow
         ),
@@ -147,7 +148,7 @@ STOPS = (  # one after the other, all in one run
         (COLORIZER, [OFTEN, *ACCUMULATING]),
     ],
     ids=[
-        "calibrated-bf16-workers",
+        "residual-bf16-workers",
         "colorizer-bf16-workers",
         "colorizer-accumulating",
         "colorizer-often",

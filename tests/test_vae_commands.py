@@ -9,13 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from images.drawing import COLUMNS
+from images.drawing import COLUMNS, mosaic
+from resuming.checkpoints import load_model
 from tests.test_images import cells
 from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI
 from train import main as train
-from vae import ConvVAE
+from vae import VAE, ConvVAE
 from vae.__main__ import main
+from vae.weights import FRUIT
+from vae.weights.__main__ import LARGEST
+from vae.weights.__main__ import main as convert
 
 
 @pytest.fixture
@@ -144,8 +148,8 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
     train(tiny("fit", fruits, "--ckpt_path=new/fitted.ckpt"))  # it can also be trained on
 
 
-def test_all_commands_work_on_a_calibrated_vae(fruits: Path, files: list[Path]) -> None:
-    run = train(tiny("fit", fruits, "--trainer.max_epochs=1", config=CONFIGS / "vae_calibrated.yaml"))
+def test_all_commands_work_on_a_residual_vae(fruits: Path, files: list[Path]) -> None:
+    run = train(tiny("fit", fruits, "--trainer.max_epochs=1", config=CONFIGS / "vae_residual.yaml"))
     for command in ("sample", "traverse", "neighbors"):
         draw(command, last(run))
     for command in ("reconstruct", "interpolate"):
@@ -163,6 +167,37 @@ def test_of_images_that_the_checkpoint_does_not_name_none_are_guessed(
     assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt"]) == 2
     assert "error: the checkpoint does not say what it was trained on; name" in capsys.readouterr().err
     assert main(["fit", "--ckpt=anonymous.ckpt", "--out=fitted.ckpt", f"--root={vae_run.datamodule.folder}"]) == 0
+
+
+def test_the_vae_that_comes_with_the_project_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "--number=2", "--out=grid.png"]) == 0
+    assert capsys.readouterr().out.startswith("Model: the VAE that comes with Pigment")
+    vae = load_model(FRUIT, VAE)[0]
+    expected = mosaic(iter(vae.sample(2, 0, "mixture").cpu()), 2, COLUMNS)
+    assert_alike(np.asarray(Image.open("grid.png")), np.asarray(expected))
+    assert FRUIT.stat().st_size <= LARGEST
+
+
+def test_a_file_of_weights_draws_what_its_checkpoint_draws(
+    vae_run: PigmentCLI, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert([str(last(vae_run)), "--out=vae.safetensors"]) == 0
+    for command, *more in (("sample", "--number=8"), ("traverse",), ("reconstruct", *map(str, files))):
+        found, expected = (draw(command, path, *more) for path in (Path("vae.safetensors"), last(vae_run)))
+        assert np.abs(found.astype(int) - expected).max() <= 3  # half precision
+    assert main(["neighbors", "--ckpt=vae.safetensors", "--out=grid.png"]) == 2
+    assert "error: the checkpoint does not say what it was trained on; name" in capsys.readouterr().err
+    assert draw("neighbors", Path("vae.safetensors"), f"--root={vae_run.datamodule.folder}").shape[0] == 2
+
+
+def test_only_a_vae_with_samplers_can_come_with_the_project(
+    vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({**torch.load(last(vae_run), weights_only=True), "codes": None}, "unfitted.ckpt")
+    assert convert(["unfitted.ckpt", "--out=vae.safetensors"]) == 2
+    assert "error: this VAE's only sampler is 'prior'" in capsys.readouterr().err
+    assert convert([str(last(vae_run)), "--out=vae.bin"]) == 2
+    assert "error: 'vae.bin' must end in .safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def damaged_exif(orientation: int) -> bytes:
 MINIATURE = {
     "vae.yaml": "--model.init_args.latent_dim=4",
     "vae_calibrated.yaml": "--model.init_args.latent_dim=4",
-    "vae_residual.yaml": "--model.init_args.latent_dim=4",
+    "vae_residual.yaml": "--model.init_args.warmup_steps=1",
     "7_resnet_adam.yaml": "--model.init_args.weights=null",
     "10_palette.yaml": "--model.init_args.warmup_steps=1",
 }

@@ -1,4 +1,4 @@
-"""Play with a trained VAE: python -m vae sample --ckpt CKPT --out samples.png"""
+"""Play with a trained VAE: python -m vae sample --out samples.png"""
 
 import argparse
 import os
@@ -25,6 +25,7 @@ from system.errors import PigmentError, reason, shown
 from system.hardware import within_memory
 from vae import VAE
 from vae.codes import Sampler, slerp
+from vae.weights import FRUIT
 
 REACH = 3  # standard deviations to follow a direction, either way
 BATCH = 256  # images encoded, decoded or compared at a time
@@ -34,6 +35,9 @@ def main(args: Sequence[str] | None = None) -> int:
     with Command() as command:
         options = make_parser().parse_args(args)
         make_folders([options.out])
+        if options.ckpt is None:
+            options.ckpt = FRUIT
+            print("Model: the VAE that comes with Pigment, trained on Fruits-360; --ckpt takes one of your own")
         with within_memory("Ask for fewer images, or set CUDA_VISIBLE_DEVICES= to use the CPU."):
             options.run(options)
         print(shown(options.out))
@@ -47,7 +51,9 @@ def make_parser() -> ArgumentParser:
     def add(run: Callable[..., None], written: str = "PNG") -> ArgumentParser:
         what = (run.__doc__ or "").rstrip(".")
         command = commands.add_parser(run.__name__, help=what, description=f"{what}.", allow_abbrev=False)
-        command.add_argument("--ckpt", required=True, type=local_path, help="checkpoint of a VAE")
+        command.add_argument(
+            "--ckpt", type=local_path, help="checkpoint of a VAE to use instead of the one that comes with Pigment"
+        )
         command.add_argument("--out", required=True, type=local_path, help=f"{written} to write; replaces an old one")
         command.set_defaults(run=run)
         return command

@@ -12,7 +12,7 @@ from torch import Tensor
 
 NUM_COMPONENTS = 200  # at most, in the mixture
 CODES_PER_COMPONENT = 30  # at least, on average
-NUM_MIXED = 64  # the mixture models this many of the longest principal directions, and a Gaussian the others
+NUM_MIXED = 128  # the mixture models this many of the longest principal directions, and a Gaussian the others
 NUM_ITERATIONS = 5  # for EM, after k-means; more take ten times as long, and unseen codes fit no better
 REG_COVAR = 0.01  # minimum variance of a component (the prior's is 1); with less, unseen codes fit far worse
 

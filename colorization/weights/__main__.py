@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from cli.arguments import ArgumentParser, local_path
 from colorization import PaletteColorizer
 from colorization.weights import PALETTE
-from resuming.checkpoints import load_model, to_safetensors
-from system.atomic import writing
+from resuming.checkpoints import load_model, write_safetensors
 from system.command import Command
-from system.errors import PigmentError, shown
+from system.errors import PigmentError
 
 LARGEST = 8_000_000  # bytes; everyone who fetches the project fetches them, too
 DESCRIPTION = """\
@@ -23,19 +22,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=local_path, default=PALETTE, help="file to write (default: %(default)s)")
     with Command() as command:
         options = parser.parse_args(args)
-        if options.out.suffix != ".safetensors":
-            raise PigmentError(f"'{shown(options.out)}' must end in .safetensors")
         model, checkpoint = load_model(options.ckpt, PaletteColorizer)
         if model.curve is None:
             raise PigmentError(f"'{options.ckpt}' was never validated, which calibrates its vividness: train it longer")
-        content = to_safetensors(checkpoint)
-        if len(content) > LARGEST:
-            raise PigmentError(
-                f"the model would have {len(content):,} bytes, may have {LARGEST:,}: choose a smaller backbone"
-            )
-        with writing(options.out) as file:
-            file.write(content)
-        print(f"'{shown(options.out)}': {len(content):,} bytes")
+        write_safetensors(checkpoint, options.out, LARGEST)
     return command.status
 
 
