@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.world import CONFIGS, read_wandb, tiny
 from train import main
+from vae import ConvVAE
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")
 
@@ -51,3 +52,17 @@ def test_a_table_shows_the_worst_images_first(
         truth = row.get("truth", row.get("original"))
         shown = np.array(Image.open(files[truth["path"]])).astype(float)
         assert np.abs(shown - by_path[row["path"]].permute(1, 2, 0).numpy()).mean() < 12  # as JPEG
+
+
+class WithoutCompare(ConvVAE):
+    compare = property()  # as if there were none
+
+
+def test_a_model_that_compares_nothing_gets_no_table_and_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_ours = ["--trainer.max_epochs=1", f"--model={__name__}.WithoutCompare"]
+    main(tiny("fit", fruits, *of_ours))
+    assert not any("LogTable: " in said for said in caplog.messages)
+    run = main(tiny("test", fruits, *of_ours[1:], "--ckpt_path=last"))
+    (line,) = [said for said in caplog.messages if "LogTable: " in said]
+    assert "a method compare in WithoutCompare" in line
+    assert "table" not in str(read_wandb(run.run_folder)["history"])
