@@ -69,10 +69,14 @@ class EpochImages(EpochPicture):
         images = self.draw(trainer, pl_module)
         return grid(images, len(images) // self.num_rows)
 
+    def headings(self, pl_module: Any) -> tuple[str, ...]:
+        """Return what the film strip says above equal parts of its rows."""
+        return ()
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         grids = sorted((self.media / self.name).glob("epoch_*.png"))
         if trainer.is_global_zero and grids:
-            film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows)
+            film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows, self.headings(pl_module))
             publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}", "a row for each epoch")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -129,6 +133,9 @@ class LogSamples(EpochImages):
         gap = torch.ones_like(prior[: self.num_rows])
         halves = [prior, gap, pl_module.sample(num_images, seed=0, sampler="mixture")]
         return torch.cat([half.unflatten(0, (self.num_rows, -1)) for half in halves], dim=1).flatten(0, 1)
+
+    def headings(self, pl_module: Any) -> tuple[str, ...]:
+        return ("from the prior", "from the mixture") if pl_module.codes else ("from the prior",)
 
 
 class LogLatentMap(EpochPicture):

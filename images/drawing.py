@@ -1,7 +1,7 @@
 """Pictures made of many images: grids, pairs, film strips and maps."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -70,8 +70,13 @@ def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     return canvas
 
 
-def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: Mapping[int, str]) -> Image.Image:
-    """Stack one row of each grid between the fixed rows, with its epoch beside it (the number in the file's name)."""
+def film_strip(
+    grids: list[Path], num_rows: int, film_row: int, fixed_rows: Mapping[int, str], headings: Sequence[str] = ()
+) -> Image.Image:
+    """Stack one row of each grid between the fixed rows, with its epoch beside it (the number in the file's name).
+
+    Headings stand above equal parts of the rows.
+    """
     frames = torch.linspace(0, len(grids) - 1, min(FILM_EPOCHS, len(grids))).round().long().tolist()
     lines = [
         *((grids[0], row, label) for row, label in fixed_rows.items() if row < film_row),
@@ -80,14 +85,19 @@ def film_strip(grids: list[Path], num_rows: int, film_row: int, fixed_rows: Mapp
     ]
     with Image.open(grids[0]) as first:
         width, row_height = first.width, (first.height - MARGIN) // num_rows
-    font = ImageFont.load_default(max(10, row_height // 6))
+    size = max(10, row_height // 6)
+    font = ImageFont.load_default(size)
     label_width = int(max(font.getlength(f"  {word}") for *_, label in lines for word in label.split()))
-    strip = Image.new("RGB", (label_width + width, len(lines) * row_height + MARGIN), "white")
+    top = 2 * size if headings else 0
+    strip = Image.new("RGB", (label_width + width, top + len(lines) * row_height + MARGIN), "white")
     pen = ImageDraw.Draw(strip)
+    for part, heading in enumerate(headings):
+        middle = (label_width + (2 * part + 1) * width // (2 * len(headings)), top // 2)
+        pen.text(middle, heading, fill="black", font=font, anchor="mm")
     for line, (path, row, label) in enumerate(lines):
         with Image.open(path) as image:
             shown = image.crop((0, row * row_height, width, (row + 1) * row_height))
-        strip.paste(shown, (label_width, line * row_height))
-        middle = (label_width // 2, line * row_height + row_height // 2)
+        strip.paste(shown, (label_width, top + line * row_height))
+        middle = (label_width // 2, top + line * row_height + row_height // 2)
         pen.text(middle, label, fill="black", font=font, anchor="mm", align="center")
     return strip

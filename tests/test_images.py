@@ -111,13 +111,16 @@ def rgb2gray_of_lightness(images: np.ndarray) -> np.ndarray:
 
 def test_film_strips_have_a_row_for_each_picture(vae_run: PigmentCLI) -> None:
     media = vae_run.run_folder / "media"
-    for name, film_row, epochs in (("reconstructions", 1, (0, 1, 2)), ("samples", 0, (0, 2))):
+    for name, film_row, epochs, top in (("reconstructions", 1, (0, 1, 2), 0), ("samples", 0, (0, 2), 20)):
         grids = [read(media / name / f"epoch_000{number}.png") for number in epochs]
         strip = read(media / f"{name}.png")[:, -grids[0].shape[1] :]
+        headings, strip = strip[:top], strip[top:]
         assert len(strip) == (film_row + len(epochs)) * CELL + MARGIN
         for number, picture in enumerate(grids, start=film_row):
             row = picture[film_row * CELL : (film_row + 1) * CELL]
             assert (strip[number * CELL : (number + 1) * CELL] == row).all()
+    from_prior, from_mixture = np.array_split(headings, 2, axis=1)  # the two halves of samples
+    assert from_prior.min() < 128 > from_mixture.min()
     originals = read(media / "reconstructions" / "epoch_0000.png")[:CELL]
     assert (read(media / "reconstructions.png")[:CELL, -originals.shape[1] :] == originals).all()
 
