@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
@@ -103,3 +104,13 @@ def test_every_panel_shows_what_runs_log(vae_run: PigmentCLI, fruits: Path, pain
         assert metrics - logged == set()
         pictures = {name for panel in panels if isinstance(panel, Media) for name in panel.metrics}
         assert pictures - drawn - {"study"} == set()  # study page logs that one, see tests/test_study.py
+
+
+def test_panels_of_the_machine_show_what_weights_and_biases_samples() -> None:
+    """Its own process lists the names, as patterns."""
+    core = (Path(wandb.__file__).parent / "bin" / "wandb-core").read_bytes().decode("latin-1")
+    sampled = re.findall(r"\^([\w\\.+]+)\(/l:\.\+\)\?\$", core)
+    panels = [panel for table in (COLORIZERS, VAES) for section in table.sections for panel in section.panels]
+    names = {name.removeprefix("system/") for panel in panels for name in panel.metrics if name.startswith("system/")}
+    assert {"gpu.0.gpu", "gpu.7.memoryAllocated", "cpu", "memory_percent"} <= names
+    assert [name for name in names if not any(re.fullmatch(pattern, name) for pattern in sampled)] == []
