@@ -20,7 +20,6 @@ from typing import Any, Literal
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from wandb.sdk.wandb_summary import SummaryDict
 
 from system.atomic import writing
 from system.errors import PigmentError, reason
@@ -102,13 +101,14 @@ class ResumableWandbLogger(WandbLogger):
 
     logged: frozenset[Event] | None = None  # by the earlier run; None until that is known
     next_step: int | None = None  # W&B's own count of log calls, which an offline run restarts at 0
+    there_until = 0  # the step up to which W&B has what an earlier run logged on another machine
     best_before: dict[str, float]  # by metric, from before the run went on, until it is beaten
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if self.logged is None:
             self._catch_up(self.experiment)
-        if (step, frozenset(metrics)) not in (self.logged or ()):
+        if (step or 0) >= self.there_until and (step, frozenset(metrics)) not in (self.logged or ()):
             self.experiment.log({**metrics, STEP: step}, step=self.next_step, commit=True)
             self.next_step = None
             self._keep_best(metrics)
@@ -128,6 +128,7 @@ class ResumableWandbLogger(WandbLogger):
     def _catch_up(self, run: Any) -> None:
         """Learn what W&B has of an earlier run, and log what only ``metrics.csv`` has."""
         self.best_before = {}
+        shown = {name: run.summary.get(name) for name in BEST}  # define_metric would make it 0
         for name, (how, axis) in BEST.items():
             run.define_metric(name, summary=how, step_metric=axis)
         folder, here = Path(self.save_dir or ""), Path(run.dir).parent.name
@@ -142,12 +143,14 @@ class ResumableWandbLogger(WandbLogger):
             self.next_step = len(there) or None
         else:
             del there[run.starting_step :]  # these never reached the server
+            if not logs:
+                self.there_until = int(run.summary.get(STEP) or 0)  # of that very step, something may be missing
         self.logged = frozenset(there)
         rows = read_metrics(folder / METRICS_FILE) if logs else []
         for name, (how, _) in BEST.items():
             values = [float(row[name]) for row in rows if name in row]
-            if isinstance(shown := run.summary.get(name), SummaryDict):  # on another machine, there are no rows
-                values.append(shown[how])
+            if isinstance(best := shown[name], dict):  # on another machine, there are no rows
+                values.append(best[how])
             if values := [value for value in values if math.isfinite(value)]:
                 self.best_before[name] = min(values) if how == "min" else max(values)
                 run.summary[name] = {how: self.best_before[name]}
