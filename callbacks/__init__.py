@@ -4,6 +4,7 @@ from callbacks.not_finite import StopWhenNotFinite
 from callbacks.pictures import LogColorizations, LogLatentMap, LogReconstructions, LogSamples, SavePredictions
 from callbacks.samples import FitSamplers, MeasureSamples
 from callbacks.table import LogTable
+from resuming.artifacts import LogCheckpoints
 from resuming.callback import ResumeExactly, SaveLast
 from resuming.checkpoints import WholeCheckpointIO
 from resuming.lightning_internals import SaveBest
@@ -12,6 +13,7 @@ from resuming.loggers import ResumableCSVLogger, ResumableWandbLogger
 __all__ = [
     "AverageWeights",
     "FitSamplers",
+    "LogCheckpoints",
     "LogColorizations",
     "LogCurves",
     "LogLatentMap",

@@ -26,6 +26,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from callbacks.progress import ProgressBar
 from cli.description import VARIABLES, describe, is_demo, what_counts
 from cli.parser import StrictParser
+from resuming.artifacts import on_this_machine
 from resuming.checkpoints import TO_GO_ON, TO_USE, read_checkpoint
 from resuming.lightning_internals import cluster_environment, finished_epochs, leave_config_alone
 from resuming.loggers import go_offline_if_necessary, sync_command
@@ -124,7 +125,10 @@ class PigmentCLI(LightningCLI):
             trainer.benchmark = False  # otherwise cuDNN tries its algorithms again for each size of images
 
     def _find_checkpoint(self, config: Namespace) -> None:
-        """Replace ``last`` with the newest run's checkpoint; if there is none, a fit starts a new run."""
+        """Replace ``last`` with the newest run's checkpoint; if there is none, a fit starts a new run.
+
+        A checkpoint in W&B is downloaded.
+        """
         if config.ckpt_path is None and self.subcommand != "fit":
             self.parser.error("--ckpt_path is missing: give a checkpoint file, or last for the newest run's")
         if config.ckpt_path == "last":
@@ -136,6 +140,8 @@ class PigmentCLI(LightningCLI):
                 self.parser.error(nothing)
             if newest is None:
                 rank_zero_info(shown(f"Resuming: {nothing}, so a new one begins."))
+        elif config.ckpt_path:
+            config.ckpt_path = str(on_this_machine(config.ckpt_path))
 
     def _agree_with_checkpoint(self, config: Namespace) -> None:
         """Refuse a config that contradicts the checkpoint; Lightning would silently prefer the checkpoint."""

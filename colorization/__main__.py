@@ -15,6 +15,7 @@ from colorization.pictures import colorize_files
 from colorization.weights import PALETTE
 from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
 from images.writing import keeps_name
+from resuming.artifacts import on_this_machine
 from resuming.checkpoints import load_model
 from system.atomic import make_folders
 from system.command import Command
@@ -66,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
             outputs, passed_over = plan(options.paths, options.out)
             if options.hint and len(outputs) > 1:
                 raise PigmentError(f"--hint is about one picture, got {len(outputs):,}; colorize that one on its own")
-            path = options.ckpt or PALETTE
+            path = on_this_machine(options.ckpt or PALETTE)
             colorizer, _ = load_model(path, Colorizer)
             if not colorizer.image_size:
                 raise PigmentError(f"the colorizer in '{path}' was never trained")

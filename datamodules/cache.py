@@ -1,4 +1,4 @@
-"""The cache folder: whatever is computed from the user's files, exactly once."""
+"""The cache folder: whatever is computed from the user's files, or downloaded, exactly once."""
 
 import os
 import shutil

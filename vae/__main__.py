@@ -18,6 +18,7 @@ from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from images.files import open_file
 from images.reading import read_square
 from modes import evaluating
+from resuming.artifacts import on_this_machine
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
 from system.atomic import make_folders
 from system.command import Command
@@ -38,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.ckpt is None:
             options.ckpt = FRUIT
             print("Model: the VAE that comes with Pigment, trained on Fruits-360; --ckpt takes one of your own")
+        options.ckpt = on_this_machine(options.ckpt)
         with within_memory("Ask for fewer images, or set CUDA_VISIBLE_DEVICES= to use the CPU."):
             options.run(options)
         print(shown(options.out))
