@@ -58,7 +58,8 @@ def stop_once_it_has_learned(run: Run) -> None:
 def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     paintings: Path, fruits: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_TAGS": "mine,too"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(training, "POLL", 0.1)
     monkeypatch.setattr(training, "visible_devices", lambda: [{}, {}])  # two at a time
     tenth, other = Path("10_tenth.yaml"), Path("4_shallow_adam.yaml")
@@ -80,6 +81,9 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     rows = read_metrics(run.run_folder / METRICS_FILE)
     assert [int(row["epoch"]) for row in rows if "train/loss" in row] == list(range(num_epochs))
     assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which resumed
+    for described in (record for record in read_wandb(run.run_folder)["run"] if "tags" in record):
+        assert described["tags"] == ["study", "mine", "too", "colorization"]
+        assert described["display_name"] == "4_shallow_adam, seed 0"
 
     times = run.times.read_text()
     text, deep, same = SHALLOW.read_text(), Path("deep", SHALLOW.name), Path("same", SHALLOW.name)
