@@ -11,6 +11,7 @@ from PIL import Image
 
 from callbacks.media import media_folder, publish
 from callbacks.schedule import is_due
+from colorization.colorizer import BASELINES
 
 
 class LogCurves(Callback):
@@ -59,6 +60,7 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     """Draw a panel for each ``train/<term>`` that has a ``val/<term>``; values come as lists of (epoch, value).
 
     The loss gets four times the space. A dotted line marks the epoch with the least ``val/loss``, the best checkpoint.
+    Dashed lines are the two baselines of a colorizer.
     """
     terms = [name.removeprefix("train/") for name in history if name.startswith("train/")]
     terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]
@@ -78,6 +80,9 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
             axes = figure.add_subplot(places[row, 2 + column])
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
+        for baseline, color in zip(BASELINES, ("black", "brown"), strict=True):
+            if known := history.get(f"val/{baseline}_{term}"):
+                axes.axhline(known[-1][1], color=color, linestyle="--", label=baseline)
         axes.axvline(best, color="gray", linestyle=":", label=f"best: epoch {best}")
         # on a linear axis the first epoch would flatten all others; a logarithmic one cannot show 0 or less
         is_log = min(_values(history, term)) > 0

@@ -35,9 +35,9 @@ BASELINES = ("gray", "mean_ab")
 class Colorizer(LogsMeans):
     """Predict the a and b of an image from its lightness, in Lab divided by ``lab_scale``: *chroma* from here on.
 
-    Two errors are logged, ``mse`` and ``mae``, whatever is minimized, so that runs can be compared. ``validate`` and
-    ``test`` log all metrics for two baselines as well: ``gray``, and ``mean_ab``, the average of the training images'
-    chroma.
+    Two errors are logged, ``mse`` and ``mae``, whatever is minimized, so that runs can be compared. All metrics of
+    validation and test are logged for two baselines as well: ``gray``, and ``mean_ab``, the average of the training
+    images' chroma. ``fit`` measures them in its first validation, and logs the same values with all others.
 
     A subclass defines how to train, and ``forward``: from lightness (B, 1, H, W) in [0, 1] of any size to the predicted
     chroma (B, 2, H, W), float32.
@@ -48,6 +48,7 @@ class Colorizer(LogsMeans):
 
     Attributes:
         image_size: shorter side of the training images, in pixels; 0 before training.
+        baselines: the metrics of the baselines, as ``fit`` has measured them; empty until then.
 
     Raises:
         ValueError: if ``lr`` is not positive.
@@ -64,6 +65,7 @@ class Colorizer(LogsMeans):
         self.net = net.to(memory_format=torch.channels_last)  # convolutions are twice as fast
         self.lr = lr
         self.image_size = 0
+        self.baselines: dict[str, float] = {}
         self.register_buffer("lab_scale", torch.tensor(LAB_SCALE).view(3, 1, 1))
         self.register_buffer("num_trained", torch.tensor(0))
         self.register_buffer("mean_chroma", torch.zeros(2, 1, 1))
@@ -104,11 +106,27 @@ class Colorizer(LogsMeans):
     def predict_step(self, images: Tensor, batch_idx: int) -> Tensor:
         return self.colorize(images)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.baselines = {}  # those of an earlier fit
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            self.mean_ab = of_all_processes(self.mean_chroma).mean(dim=0)
+        for name, value in self.baselines.items():
+            self.add_to_mean(name, torch.tensor(value, device=self.device), 1)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn is TrainerFn.FITTING and not (self.baselines or self.trainer.sanity_checking):
+            names = tuple(f"val/{name}_" for name in BASELINES)
+            metrics = self.trainer.callback_metrics.items()
+            self.baselines = {name: value.item() for name, value in metrics if name.startswith(names)}
+
     def on_train_end(self) -> None:
         self.mean_chroma.copy_(of_all_processes(self.mean_chroma).mean(dim=0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["image_size"] = self.image_size
+        checkpoint["image_size"], checkpoint["baselines"] = self.image_size, self.baselines
         by_process = of_all_processes(self.mean_chroma)
         checkpoint["mean_chroma_by_process"] = by_process
         checkpoint["state_dict"]["mean_chroma"] = by_process.mean(dim=0)  # all have seen equally many images
@@ -116,13 +134,14 @@ class Colorizer(LogsMeans):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["state_dict"].pop("image_size", 0)  # older checkpoints have it there, as a tensor
         self.image_size = int(checkpoint.get("image_size", kept))
-        by_process = checkpoint.get("mean_chroma_by_process", ())
         trainer = self._trainer
-        if trainer and trainer.state.fn is TrainerFn.FITTING and len(by_process) == trainer.world_size:
-            for state in (
-                checkpoint["state_dict"],
-                checkpoint.get("current_model_state", {}),
-            ):  # averaged, not averaged
+        if not trainer or trainer.state.fn is not TrainerFn.FITTING:
+            return
+        self.baselines = checkpoint.get("baselines", {})  # older ones have none
+        by_process = checkpoint.get("mean_chroma_by_process", ())
+        if len(by_process) == trainer.world_size:
+            averaged, not_averaged = checkpoint["state_dict"], checkpoint.get("current_model_state", {})
+            for state in (averaged, not_averaged):
                 state["mean_chroma"] = by_process[trainer.global_rank]
 
     def _describe_training(self, chroma: Tensor) -> None:
@@ -140,13 +159,14 @@ class Colorizer(LogsMeans):
     def _judge(
         self, prefix: str, candidates: dict[str, Tensor], lightness: Tensor, chroma: Tensor, images: Tensor
     ) -> Tensor:
-        """Log how good some predictions are, by their names, and in ``validate`` and ``test`` the baselines, too.
+        """Log how good some predictions are, by their names, and the baselines, too, unless ``fit`` has measured them.
 
         Returns:
             what the prediction "" looks like, (B, 3, H, W) in [0, 1].
         """
-        if self.trainer.state.fn is not TrainerFn.FITTING:
-            baselines = {"gray_": torch.zeros_like(chroma), "mean_ab_": self.mean_chroma.expand_as(chroma)}
+        if not (self.baselines or self.trainer.sanity_checking):
+            mean_ab = self.mean_ab if self.trainer.state.fn is TrainerFn.FITTING else self.mean_chroma
+            baselines = {"gray_": torch.zeros_like(chroma), "mean_ab_": mean_ab.expand_as(chroma)}
             candidates = candidates | baselines
         for name, candidate in candidates.items():
             colored = self.join(lightness, candidate)

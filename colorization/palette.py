@@ -204,9 +204,11 @@ class PaletteColorizer(Colorizer):
         self.curve = None if curve is None else torch.as_tensor(curve).cpu()
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self.sums = torch.zeros(len(GAINS), 4, device=self.device)  # see _calibrate
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         if self.trainer.sanity_checking:
             return
         differences, ours, truths, number = of_all_processes(self.sums).sum(dim=0).cpu().T

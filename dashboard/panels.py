@@ -105,8 +105,8 @@ COLORIZERS = Dashboard(
                 Curves("SSIM: higher is better", beside_baselines("val/ssim"), EPOCH),
                 Curves("Colorfulness: below 0 is paler than the original", ("val/colorfulness_difference",), EPOCH),
             ),
-            "`mean_ab` gives every pixel the mean color of the training images, `gray` gives it none. `train.py "
-            "validate` measures both.",
+            "There are two baselines: `mean_ab` gives every pixel the mean color of the training images, `gray` gives "
+            "it none.",
         ),
         Section(
             "Pictures",

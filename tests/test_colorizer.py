@@ -201,6 +201,16 @@ def test_every_table_has_both_baselines(paintings: Path) -> None:
             got = {metric: again[f"{stage}/{name}_{metric}"].item() for metric in expected}
             assert got == pytest.approx({metric: value.item() for metric, value in expected.items()}, rel=1e-3)
         assert again[f"{stage}/mse"] != again[f"{stage}/mean_ab_mse"]
+        if stage == "val":
+            validated = {
+                name: value.item() for name, value in again.items() if name.startswith(("val/gray_", "val/mean_ab_"))
+            }
+    with (run.run_folder / "metrics.csv").open() as lines:  # a fit measures them once, for a line in its charts
+        first, second = (row for row in csv.DictReader(lines) if row["val/loss"])
+    assert {name for name in first if name.startswith(("val/gray_", "val/mean_ab_"))} == validated.keys()
+    for name, value in validated.items():
+        assert first[name] == second[name]
+        assert float(first[name]) == pytest.approx(value, rel=0.02, abs=0.1)  # the mean color is that of one epoch
 
 
 @pytest.mark.usefixtures("no_network")

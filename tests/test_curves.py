@@ -48,6 +48,18 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines
 
 
+def test_baselines_are_lines() -> None:
+    falling, flat = [(0, 3.0), (1, 1.0)], [(0, 2.0), (1, 2.0)]
+    history = {"train/loss": falling, "val/loss": falling}
+    brown = [
+        np.array([165, 42, 42]) == np.asarray(draw_curves(some).convert("RGB"))
+        for some in (history, history | {"val/gray_loss": flat, "val/mean_ab_loss": flat})
+    ]
+    without, with_baselines = (where.all(axis=2).any(axis=0).mean() for where in brown)
+    assert without == 0
+    assert with_baselines > 0.4  # of the width, as it is dashed
+
+
 def test_a_term_below_zero_is_drawn_too() -> None:
     falling, rising = [(0, 3.0), (1, 1.0)], [(0, -3.0), (1, 1.0)]
     history = {"train/loss": falling, "val/loss": falling, "train/elbo": rising, "val/elbo": [(0, -2.0), (1, -1.0)]}
