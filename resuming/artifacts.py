@@ -15,12 +15,12 @@ from resuming.checkpoints import TO_GO_ON, read_checkpoint
 from resuming.lightning_internals import SaveBest, finished_epochs, is_within_epoch
 from resuming.loggers import UPLOAD_SECONDS, go_offline_if_necessary
 from system.errors import PigmentError, reason, shown
-from system.signals import Interrupted
+from system.signals import Interrupted, handling, interrupt
 
 PREFIX = "wandb:"
 ADDRESS = re.compile(rf"{PREFIX}[^/:]+/[^/:]+/[^/:]+:[^/:]+")
 FILE = "model.ckpt"  # in every artifact, as in those of Lightning's own logger
-SLOWEST = 2**20  # bytes a second that an upload may still have
+SLOWEST = 2**20  # bytes a second; a slower upload is not waited for
 
 
 class LogCheckpoints(Callback):
@@ -58,8 +58,9 @@ def upload(run: Any, trainer: Trainer) -> None:
             artifact.add_file(str(paths[alias]), FILE, skip_cache=True, policy="mutable")
             sent.append(run.log_artifact(artifact, aliases=[alias, *more]))
         if sent and not run.offline:
-            for artifact in sent:
-                artifact.wait(UPLOAD_SECONDS + artifact.size // SLOWEST)
+            with handling(interrupt):  # one more signal, and nobody waits
+                for artifact in sent:
+                    artifact.wait(UPLOAD_SECONDS + artifact.size // SLOWEST)
             address = f"{PREFIX}{run.entity}/{run.project}/{run.id}"
             rank_zero_info(shown(f"W&B: has the checkpoints; on any machine, --ckpt_path {address}:best, or :last"))
     except (wandb.Error, ValueError) as error:  # on the way to its server, which is no reason to end a run
