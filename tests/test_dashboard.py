@@ -7,9 +7,11 @@ import pytest
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
+from matplotlib.axes import Axes
 
 from dashboard import saving
 from dashboard.__main__ import main as dashboard
+from dashboard.drawing import draw
 from dashboard.panels import COLORIZERS, STUDY, VAES, Dashboard, Media
 from dashboard.saving import make_report, make_workspace, save_report, save_workspace
 from resuming.loggers import read_metrics
@@ -104,6 +106,12 @@ def test_every_panel_shows_what_runs_log(vae_run: PigmentCLI, fruits: Path, pain
         assert metrics - logged == set()
         pictures = {name for panel in panels if isinstance(panel, Media) for name in panel.metrics}
         assert pictures - drawn - {"study"} == set()  # study page logs that one, see tests/test_study.py
+
+    places = {place.get_title(): place for place in draw(COLORIZERS, [Path("runs")]).findobj(Axes)}
+    assert places.keys() >= {panel.title for section in COLORIZERS.sections for panel in section.panels}
+    assert len(places["PSNR in dB: higher is better"].lines) == 3  # with the two baselines
+    assert len(places["PSNR in dB"].patches) == 3
+    assert len(places["Lightness, colorized, original"].images) == 1
 
 
 def test_panels_of_the_machine_show_what_weights_and_biases_samples() -> None:
