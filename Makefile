@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python -m
 
-.PHONY: setup fit study test lint lock
+.PHONY: setup fit study atelier test lint lock
 
 setup: .venv/installed
 
@@ -13,6 +13,10 @@ fit: setup
 study: setup
 	-$(RUN) study run --scratch --size 64 --epochs 16 --out runs/demo-study
 	$(RUN) study page --out runs/demo-study
+
+# A page to play in; it says its address.
+atelier: setup
+	$(RUN) atelier
 
 test: setup
 	$(RUN) pytest --numprocesses auto --dist worksteal

@@ -78,14 +78,7 @@ class Run:
     @cached_property
     def history(self) -> dict[str, Curve]:
         """Every metric by epoch."""
-        curves: dict[str, Curve] = {}
-        for row in read_metrics(self.run_folder / METRICS_FILE):
-            if "epoch" in row:  # callbacks such as LearningRateMonitor log without one
-                for name in row.keys() - {"epoch", "step"}:
-                    with suppress(ValueError):  # text has no curve
-                        point = int(float(row["epoch"])), float(row[name])
-                        curves.setdefault(name, []).append(point)
-        return curves
+        return read_history(self.run_folder / METRICS_FILE)
 
     def check(self) -> None:
         """Raise an error, most likely a PigmentError, if it is not finished or something on disk is damaged."""
@@ -138,6 +131,18 @@ def read_config(path: Path) -> dict[str, Any]:
             f"'{path}' is not a whole config: it needs model and data, each with class_path, and trainer.max_epochs"
         ) from error
     return config
+
+
+def read_history(path: Path) -> dict[str, Curve]:
+    """Read every metric by epoch from a run's metrics.csv."""
+    curves: dict[str, Curve] = {}
+    for row in read_metrics(path):
+        if "epoch" in row:  # callbacks such as LearningRateMonitor log without one
+            for name in row.keys() - {"epoch", "step"}:
+                with suppress(ValueError):  # text has no curve
+                    point = int(float(row["epoch"])), float(row[name])
+                    curves.setdefault(name, []).append(point)
+    return curves
 
 
 def find_runs(study: Path) -> tuple[list[Run], dict[str, str]]:

@@ -9,12 +9,14 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sklearn.mixture  # noqa: F401 - otherwise each process forked later would spend a second on it
 import torch
 import wandb
 
+from tests.browser import Atelier, chromium, serve
 from tests.wandb_server import WandbServer
 from tests.world import live_in, tiny, write_fruits, write_paintings
 from train import PigmentCLI, main
@@ -84,3 +86,17 @@ def vae_run(tmp_path_factory: pytest.TempPathFactory) -> PigmentCLI:
         run = main(tiny("fit", write_fruits(folder / "fruits"), root, "--trainer.max_epochs=3"))
         assert run.datamodule.images("train")  # opened here, where its cache is
         return run
+
+
+@pytest.fixture(scope="session")
+def atelier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atelier]:
+    """A page to play in, in a process of its own, with ``runs`` in its folder."""
+    with serve(tmp_path_factory.mktemp("atelier")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser(atelier: Atelier) -> Iterator[Any]:
+    """Chromium; until the module's tests end, this thread cannot run asyncio by itself."""
+    with chromium() as started:
+        yield started

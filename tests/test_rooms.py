@@ -16,6 +16,7 @@ FLOORS = (  # a module imports from its own room and from lower floors, here to 
     ("cli",),
     ("train",),
     ("study", "benchmarks", "dashboard"),
+    ("atelier",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = [

@@ -1,0 +1,50 @@
+"""Open a page to play in, with the models that are trained: python -m atelier"""
+
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.arguments import ArgumentParser, local_path, positive
+from system.command import Command
+from system.errors import PigmentError
+from system.signals import handling, interrupt
+
+DESCRIPTION = """\
+Open a page in which pictures get color, fruit can be walked among, and runs be compared. It needs no training: the
+models that come with Pigment are there at once, and those of your runs as soon as they have a checkpoint. Nothing
+leaves this machine unless you share the page."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser("python -m atelier", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "--runs", type=local_path, default=Path("runs"), help="folder of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ckpt", type=local_path, action="append", default=[], help="a checkpoint more; can be repeated"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=positive, help="port to listen at (default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="make a public address, through Gradio's servers")
+    with Command() as command:
+        options = parser.parse_args(args)
+        try:
+            from atelier.page import open_page
+        except ImportError:
+            raise PigmentError(
+                "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.20,<7'"
+            ) from None
+        from atelier.models import Models
+
+        models = Models(options.runs, options.ckpt)
+        with handling(interrupt), open_page(models, options.host, options.port, options.share) as address:
+            print(f"The page is at {address} until you press Ctrl-C.")
+            threading.Event().wait()
+    return command.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Which models there are: those that come with Pigment, those of runs, and those that were named."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning.pytorch import LightningModule
+
+from colorization.weights import PALETTE
+from resuming.checkpoints import MODELS, load_model
+from resuming.loggers import METRICS_FILE
+from study.runs import Curve, class_name, located, read_config, read_history
+from system.errors import PigmentError, reason
+
+SHIPPED = {PALETTE: "The palette colorizer that comes with Pigment"}
+Model = TypeVar("Model", bound=LightningModule)
+
+
+class Run:
+    """What a run's folder says of it; a damaged one raises all sorts of errors when it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.checkpoint = folder, folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def changed(self) -> float:
+        """When its checkpoint was written, in seconds; before the first, when it began."""
+        return (self.checkpoint if self.checkpoint.exists() else self.folder / "config.yaml").stat().st_mtime
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return read_config(self.folder / "config.yaml")
+
+    @cached_property
+    def history(self) -> dict[str, Curve]:
+        metrics = self.folder / METRICS_FILE
+        return read_history(metrics) if metrics.exists() else {}
+
+    @cached_property
+    def kind(self) -> str:
+        return class_name(self.config["model"])
+
+    @cached_property
+    def data(self) -> str:
+        root = located(self.config["data"]["init_args"].get("root"))
+        return Path(root).name if root else "demo"
+
+    @cached_property
+    def num_epochs(self) -> int:
+        return 1 + max((epoch for epoch, _ in self.history.get("val/loss", ())), default=-1)
+
+    def best(self, metric: str, choose: Any = min) -> float | None:
+        """Return the best value of a metric such as ``val/loss``; None if it was never logged."""
+        return choose((value for _, value in self.history.get(metric, ())), default=None)
+
+    @cached_property
+    def label(self) -> str:
+        parts = [self.kind, self.data, f"{self.num_epochs} epochs"]
+        difference, bits = self.best("val/ciede2000"), self.best("val/bits_per_dim")
+        if difference is not None:
+            parts.append(f"CIEDE2000 {difference:.2f}")
+        if bits is not None:
+            parts.append(f"{bits:.2f} bits per dim")
+        return " · ".join([*parts, self.folder.name])
+
+
+class Models:
+    """The models that the page offers. Runs are looked for each time, so new ones appear by themselves.
+
+    Args:
+        runs: a folder with the folders of runs, at any depth.
+        given: more checkpoints.
+
+    Raises:
+        PigmentError: if one of these is none.
+    """
+
+    def __init__(self, runs: Path, given: Sequence[Path] = ()) -> None:
+        self.runs = runs
+        self.kinds = {path: type(load_model(path, LightningModule)[0]).__name__ for path in [*SHIPPED, *given]}
+        self._load = lru_cache(maxsize=4)(load_version)
+
+    def find_runs(self) -> tuple[list[Run], dict[str, str]]:
+        """Return all runs, the newest first, and what is wrong with each folder that cannot be used."""
+        runs, left_out = [], dict[str, str]()
+        for folder in run_folders(self.runs):
+            try:
+                runs.append(read_run(folder, *versions(folder)))
+            except Exception as error:  # half-written and damaged files raise all sorts of errors
+                left_out[os.path.relpath(folder, self.runs)] = reason(error)
+        return sorted(runs, key=lambda run: run.changed, reverse=True), left_out
+
+    def choices(self, family: type[LightningModule]) -> list[tuple[str, str]]:
+        """Return label and path of each checkpoint of a family: shipped, given, then of runs, the newest first."""
+        kinds = {kind.__name__ for kind in MODELS if issubclass(kind, family)}
+        fixed = [(SHIPPED.get(path, str(path)), str(path)) for path, kind in self.kinds.items() if kind in kinds]
+        runs = [run for run in self.find_runs()[0] if run.kind in kinds and run.checkpoint.exists()]
+        return fixed + [(run.label, str(run.checkpoint)) for run in runs]
+
+    def load(self, path: str, family: type[Model]) -> Model:
+        """Load one of the choices; the last few stay in memory.
+
+        Raises:
+            PigmentError: if it is no longer there, is being written, or is of a different family.
+        """
+        try:
+            model = self._load(path, os.stat(path).st_mtime_ns)
+        except FileNotFoundError:
+            raise PigmentError(f"there is no checkpoint '{path}' any more; choose a different one") from None
+        if not isinstance(model, family):
+            raise PigmentError(f"'{path}' is the checkpoint of a {type(model).__name__}, not of a {family.__name__}")
+        return model
+
+
+def load_version(path: str, modified: int) -> LightningModule:
+    return load_model(path, LightningModule)[0].eval()
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(root):
+        if "config.yaml" in files:
+            folders.clear()  # W&B keeps files of the same name below
+            yield Path(path)
+
+
+def versions(folder: Path) -> list[int]:
+    """Return when the files last changed that say what a run is."""
+    paths = [folder / name for name in ("config.yaml", METRICS_FILE)]
+    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+
+
+@lru_cache(maxsize=1000)
+def read_run(folder: Path, *versions: int) -> Run:
+    run = Run(folder)
+    _ = run.label  # raises here what reading it raises
+    return run

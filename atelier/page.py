@@ -1,0 +1,66 @@
+"""The page: three tabs, how it looks, and the server that shows it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import gradio as gr
+
+from atelier.color import color_tab
+from atelier.fruit import fruit_tab
+from atelier.models import Models
+from atelier.runs import runs_tab
+from system.errors import PigmentError, reason
+
+FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
+MONOSPACE = ("ui-monospace", "Consolas", "monospace")
+THEME = gr.themes.Soft(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE)
+CSS = """
+.gradio-container {width: 100%; max-width: 1500px !important; margin: 0 auto;}
+"""
+KEPT = 3600  # seconds that files and pictures of a visitor are kept
+LARGEST = "500mb"  # of an upload
+
+
+def make_page(models: Models) -> gr.Blocks:
+    with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT), fill_width=True) as page:
+        gr.Markdown("# Pigment")
+        with gr.Tab("Color"):
+            color_tab(models)
+        with gr.Tab("Fruit"):
+            fruit_tab(models)
+        with gr.Tab("Runs"):
+            runs_tab(models)
+    return page
+
+
+@contextmanager
+def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> Iterator[str]:
+    """Serve the page until the block ends, and yield its address. Only what was uploaded or made is served.
+
+    Raises:
+        PigmentError: if the address is taken or there is no such host.
+    """
+    with TemporaryDirectory(prefix="pigment-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page = make_page(models)
+        try:
+            _, local, public = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                max_file_size=LARGEST,
+                ssr_mode=False,
+                theme=THEME,
+                css=CSS,
+            )
+        except OSError as error:
+            raise PigmentError(f"no page can be opened at {host}: {reason(error)}") from error
+        try:
+            yield public or local
+        finally:
+            page.close(verbose=False)
