@@ -11,10 +11,10 @@ from typing import Any
 from cli.arguments import ArgumentParser, fraction, local_path
 from colorization import Colorizer, PaletteColorizer
 from colorization.hints import Hint
-from colorization.pictures import colorize_files
+from colorization.palette import DEFAULT_VIVIDNESS
+from colorization.pictures import colorize_files, result_of
 from colorization.weights import PALETTE
 from images.files import PASSED_OVER, SUFFIXES, find_images, suffix
-from images.writing import keeps_name
 from resuming.artifacts import on_this_machine
 from resuming.checkpoints import load_model
 from system.atomic import make_folders
@@ -27,7 +27,6 @@ Colorize images. The model predicts color at the size it was trained at, and the
 full resolution. Orientation, transparency, bit depth, resolution, captions, name and format stay; formats other than
 JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. The largest of several pages
 is read, and an animation's first frame. Images may have up to 178 megapixels."""
-VIVIDNESS = 0.5  # of a palette colorizer, unless the user asks for another
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 
@@ -48,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vividness",
         type=fraction,
-        help=f"from 0, cautious colors, to 1, as colorful as a color picture usually is (default: {VIVIDNESS})",
+        help=f"from 0, cautious colors, to 1, as colorful as a color picture usually is (default: {DEFAULT_VIVIDNESS})",
     )
     parser.add_argument(
         "--hint",
@@ -75,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
             if isinstance(colorizer, PaletteColorizer):
                 if options.vividness is not None and colorizer.curve is None:
                     raise PigmentError(f"'{path}' was never validated, which calibrates its vividness: train it longer")
-                wishes = {"vividness": VIVIDNESS if options.vividness is None else options.vividness}
+                wishes = {"vividness": DEFAULT_VIVIDNESS if options.vividness is None else options.vividness}
                 wishes["hints"] = options.hint
             elif options.hint or options.vividness is not None:
                 kind = type(colorizer).__name__
@@ -140,7 +139,7 @@ def plan(paths: Sequence[str], out: Path) -> tuple[dict[Path, Path], list[Path]]
                 if name and suffix(name) in PASSED_OVER:
                     passed_over.append(path / name)
                 else:
-                    outputs.setdefault(path / name, output if keeps_name(output) else output.with_suffix(".png"))
+                    outputs.setdefault(path / name, result_of(output))
     if not outputs and passed_over:
         kinds = ", ".join(sorted({suffix(path) for path in passed_over}))
         raise PigmentError(f"nothing to colorize in {', '.join(paths)}: {kinds} files are not read")

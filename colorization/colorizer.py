@@ -80,6 +80,14 @@ class Colorizer(LogsMeans):
         """Convert lightness (B, 1, H, W) and chroma (B, 2, H, W) to RGB (B, 3, H, W) in [0, 1]."""
         return lab_to_rgb(torch.cat([lightness, chroma], dim=1) * self.lab_scale)
 
+    def predict(self, lightness: Tensor) -> Any:
+        """Return what the network says about lightness (B, 1, H, W) in [0, 1]: all that takes long in ``forward``."""
+        return self(lightness)
+
+    def compose(self, prediction: Any, lightness: Tensor) -> Tensor:
+        """Return the chroma (B, 2, H, W) that follows what :meth:`predict` returned."""
+        return prediction
+
     def colorize(self, images: Tensor) -> Tensor:
         """Give RGB images (B, 3, H, W) in [0, 1] the colors that their lightness suggests, as in evaluation."""
         with evaluating(self):

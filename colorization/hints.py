@@ -46,6 +46,10 @@ class Hint(NamedTuple):
             raise ValueError(f"the point {x},{y} lies outside the picture, whose corners are 0,0 and 1,1")
         return hint
 
+    def __str__(self) -> str:
+        """Return what :meth:`parse` reads."""
+        return f"{self.x:g},{self.y:g},#{''.join(f'{round(255 * channel):02x}' for channel in self.color)}"
+
 
 def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:
     """Correct a prediction so that each hint has its color, and so have pixels that are near it and look like it.

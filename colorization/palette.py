@@ -27,6 +27,7 @@ SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pix
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
+DEFAULT_VIVIDNESS = 0.5  # of a picture, unless its owner asks for another
 VIVIDNESS = {"": 0.0, "half_vivid_": 0.5, "vivid_": 1.0}  # at which ``test`` measures, by the prefixes of the metrics
 GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
 THINNING = 8  # calibration looks at every eighth pixel, across and down

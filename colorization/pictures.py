@@ -2,8 +2,9 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from colorization.colorizer import Colorizer
 from images.reading import read
-from images.writing import Pixels, write
+from images.writing import Pixels, keeps_name, write
 from modes import evaluating
 from system.errors import reason, shown
 
@@ -24,11 +25,18 @@ LONGEST = 8  # times the model's size, at most, for a scaled side; without a lim
 RIDGE = 0.01  # variance of lightness, below which texture hardly changes the color
 
 
+class Sketch(NamedTuple):
+    """A picture at the model's size: all that vividness and hints change, so that trying them takes milliseconds."""
+
+    lightness: Tensor  # (1, 1, H, W), in [0, 1]
+    prediction: Any  # what the colorizer's ``predict`` returned
+
+
 def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path], **wishes: Any) -> int:
     """Colorize files (input: output), and return how many failed. Failures and notes are written to stderr.
 
     Args:
-        wishes: what the colorizer takes beside the lightness.
+        wishes: what the colorizer's ``compose`` takes beside its prediction.
     """
     num_failed = 0
     noted: dict[str, list[Path]] = defaultdict(list)
@@ -47,28 +55,54 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path], **wishes: An
     return num_failed
 
 
+def result_of(path: Path) -> Path:
+    """Return the name of a picture's result, which is a PNG if the picture's own format is not written."""
+    return path if keeps_name(path) else path.with_suffix(".png")
+
+
 def colorize(colorizer: Colorizer, pixels: Pixels, **wishes: Any) -> Pixels:
-    """Predict the color at the model's size, and lay it over the image's own lightness, a strip of rows at a time."""
-    colored, whole = pixels.copy(), np.iinfo(pixels.dtype).max
+    """Predict the color at the model's size, and lay it over the image's own lightness."""
+    colored = pixels.copy()
+    for _ in paint(colorizer, sketch(colorizer, pixels), colored, **wishes):
+        pass
+    return colored
+
+
+def sketch(colorizer: Colorizer, pixels: Pixels) -> Sketch:
+    """Let the network look at a picture, once for all wishes."""
     (height, width), size = pixels.shape[:2], colorizer.image_size
     scale = min(size / min(height, width), LONGEST * size / max(height, width))
     small = max(1, round(height * scale)), max(1, round(width * scale))
     with evaluating(colorizer):
         lightness, _ = colorizer.split(torch.from_numpy(scale_down(pixels, *small)[None]).to(colorizer.device))
-        lines = fit_lines(colorizer(lightness, **wishes), lightness)
-        planes = [Image.fromarray(plane) for plane in lines[0].cpu().numpy()]
-        rows = max(1, STRIP // width)
-        for top in range(0, height, rows):
-            strip = pixels[top : top + rows, :, :3]
-            box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # in the small planes
-            resized = [plane.resize((width, len(strip)), Image.Resampling.BICUBIC, box) for plane in planes]
-            lines = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
-            original = np.ascontiguousarray(strip.transpose(2, 0, 1), np.float32) / whole
-            lightness, _ = colorizer.split(torch.from_numpy(original[None]).to(colorizer.device))
-            slopes, offsets = lines.chunk(2, dim=1)
-            joined = colorizer.join(lightness, slopes * lightness + offsets)[0].cpu().numpy()
-            colored[top : top + rows, :, :3] = (joined * whole).round().transpose(1, 2, 0)
-    return colored
+        return Sketch(lightness, colorizer.predict(lightness))
+
+
+def paint(colorizer: Colorizer, sketch: Sketch, pixels: Pixels, **wishes: Any) -> Iterator[float]:
+    """Give pixels the sketch's color and their own lightness, a strip of rows at a time; yield the share that is done.
+
+    Args:
+        pixels: the sketched picture, of any size; they are replaced.
+        wishes: what the colorizer's ``compose`` takes beside its prediction.
+    """
+    (height, width), whole = pixels.shape[:2], np.iinfo(pixels.dtype).max
+    small = sketch.lightness.shape[2:]
+    with evaluating(colorizer):
+        chroma = colorizer.compose(sketch.prediction, sketch.lightness, **wishes)
+        lines = fit_lines(chroma, sketch.lightness)
+    planes = [Image.fromarray(plane) for plane in lines[0].cpu().numpy()]
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = pixels[top : top + rows, :, :3]
+        box = (0, top * small[0] / height, small[1], (top + len(strip)) * small[0] / height)  # in the small planes
+        resized = [plane.resize((width, len(strip)), Image.Resampling.BICUBIC, box) for plane in planes]
+        lines = torch.from_numpy(np.stack([np.asarray(plane) for plane in resized])[None]).to(colorizer.device)
+        original = np.ascontiguousarray(strip.transpose(2, 0, 1), np.float32) / whole
+        lightness, _ = colorizer.split(torch.from_numpy(original[None]).to(colorizer.device))
+        slopes, offsets = lines.chunk(2, dim=1)
+        joined = colorizer.join(lightness, slopes * lightness + offsets)[0].cpu().numpy()
+        strip[:] = (joined * whole).round().transpose(1, 2, 0)
+        yield (top + len(strip)) / height
 
 
 def fit_lines(chroma: Tensor, lightness: Tensor) -> Tensor:
