@@ -1,11 +1,237 @@
-"""The Color tab."""
+"""The Color tab: a picture in color by all models, and hints where they are wrong."""
+
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import gradio as gr
+import numpy as np
+import skimage
+from PIL import Image, ImageDraw
 
+from atelier.easel import Easel, Preview, small
+from atelier.errors import said_on_the_page
 from atelier.models import Models
-from colorization import Colorizer
+from atelier.strips import CLICKS, strip
+from colorization import Colorizer, PaletteColorizer
+from colorization.hints import Hint
+from colorization.palette import DEFAULT_VIVIDNESS
+from datamodules.demo.paintings import draw_painting
+from images.reading import read
+from system.errors import PigmentError
+
+KEPT = 3600  # seconds that a visitor's picture is kept after its last change
+PHOTOGRAPHS = ("coffee.png", "astronaut.png", "chelsea.png", "rocket.jpg", "camera.png")  # come with scikit-image
+PAINTINGS = (1, 5, 8)  # seeds
+FETCH = "() => setTimeout(() => document.querySelector('#saved').click(), 200)"
+ACTS: dict[str, Callable[..., None]] = {
+    "put": Easel.put,
+    "move": lambda easel, number: easel.move(int(number)),
+    "remove": lambda easel, number: easel.remove(int(number)),
+    "undo": Easel.undo,
+}
+AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "at once", "trigger_mode": "always_last"}
+LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
 
-def color_tab(models: Models) -> None:
+def color_tab(models: Models, examples: list[Path]) -> None:
     choices = models.choices(Colorizer)
-    gr.Dropdown(choices, value=[choices[0][1]], multiselect=True, label="Models")
+    easel = gr.State(time_to_live=KEPT)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            file = gr.File(label="Your picture", height=130)
+            thumbnails = [(small(read(path).pixels), path.stem) for path in examples]
+            gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
+            example = gr.HTML(strip(thumbnails, style="--least: 70px; --aspect: 1"), js_on_load=CLICKS)
+            chosen = gr.Dropdown(choices, value=[choices[0][1]], multiselect=True, label="Models to compare")
+        with gr.Column(scale=5, min_width=320):
+            with gr.Tab("Touch up"):
+                picture = gr.Image(
+                    label="Click where you want a different color",
+                    format="jpeg",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                )
+            with gr.Tab("Before and after"):
+                slider = gr.ImageSlider(
+                    label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
+                )
+            status = gr.Markdown()
+            compared = gr.HTML(js_on_load=CLICKS)
+        with gr.Column(scale=2, min_width=280):
+            vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
+            palette = gr.HTML(js_on_load=CLICKS)
+            picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
+            with gr.Accordion("Place it by numbers", open=False), gr.Row():
+                across = gr.Number(label="From the left", minimum=0, maximum=1, step=0.01, min_width=100)
+                down = gr.Number(label="From the top", minimum=0, maximum=1, step=0.01, min_width=100)
+            command = gr.Textbox(label="The same on the command line", lines=3, buttons=["copy"], interactive=False)
+            with gr.Row():
+                save = gr.Button("Download", variant="primary", min_width=120)
+                stop = gr.Button("Stop", min_width=60)
+            saved = gr.DownloadButton(visible="hidden", elem_id="saved")
+
+    def show(easel: Easel) -> list[Any]:
+        colorizer, view = models.load(easel.shown, Colorizer), easel.views[easel.shown]
+        row = [(easel.gray, "Lightness")]
+        row += [(one.colored, f"{one.label}\n{one.figures}") for one in easel.views.values()]
+        row += [(easel.original, "Original")] if easel.in_color else []
+        wishes = "This model takes no wishes; a palette colorizer does."
+        if takes_hints := isinstance(colorizer, PaletteColorizer):
+            wishes = offer(easel, colorizer)
+        return [
+            easel,
+            f"**{escape(easel.path.name)}**, {easel.size} pixels",
+            marked(easel, view.colored),
+            (easel.gray, view.colored),
+            strip(((small(pixels), text) for pixels, text in row), 1 + list(easel.views).index(easel.shown)),
+            gr.Slider(interactive=takes_hints),
+            wishes,
+            *(easel.spot or (None, None)),
+            easel.command(colorizer),
+        ]
+
+    def look(easel: Easel, checkpoints: list[str]) -> Iterator[list[Any]]:
+        """Show the picture in the colors of each model as it finishes; those that have looked before are done."""
+        labels = {path: label for label, path in models.choices(Colorizer)}
+        easel.views = {path: easel.views[path] for path in checkpoints if path in easel.views}
+        for checkpoint in checkpoints:
+            try:
+                if checkpoint not in easel.views:
+                    easel.look(checkpoint, labels.get(checkpoint, checkpoint), models.load(checkpoint, Colorizer))
+            except PigmentError as error:
+                gr.Warning(escape(str(error)))
+                continue
+            easel.shown = easel.shown if easel.shown in easel.views else checkpoint
+            yield show(easel)
+        if not easel.views:
+            raise PigmentError("choose a model")
+
+    def begin(path: str | Path, checkpoints: list[str]) -> Iterator[list[Any]]:
+        with said_on_the_page():
+            yield from look(Easel.of(Path(path)), checkpoints)
+
+    def upload(path: str, checkpoints: list[str]) -> Iterator[list[Any]]:
+        for outputs in begin(path, checkpoints):
+            yield [None, *outputs]
+
+    def try_example(checkpoints: list[str], event: gr.EventData) -> Iterator[list[Any]]:
+        yield from begin(examples[int(event.what)], checkpoints)
+
+    def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[list[Any]]:
+        with said_on_the_page():
+            if easel:
+                yield from look(easel, checkpoints)
+
+    def go_on_with(easel: Easel, event: gr.EventData) -> list[Any]:
+        views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
+        return touched(easel, Easel.show, views[int(event.what)])
+
+    @said_on_the_page()
+    def touched(easel: Easel | None, wish: Callable[..., None], *wished: Any) -> list[Any]:
+        if easel is None:
+            raise PigmentError("choose a picture first")  # or again: after an hour, a picture is forgotten
+        wish(easel, *wished)
+        easel.color(easel.shown, models.load(easel.shown, Colorizer))
+        return show(easel)
+
+    def click(easel: Easel, event: gr.SelectData) -> list[Any]:
+        height, width = easel.original.shape[:2]
+        return touched(easel, Easel.point, (event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height)
+
+    def act(easel: Easel, event: gr.EventData) -> list[Any]:
+        return touched(easel, ACTS[event.act], *([] if event.what is None else [event.what]))
+
+    def download(easel: Easel | None) -> Iterator[list[Any]]:
+        with said_on_the_page(), TemporaryDirectory() as folder:
+            if easel is None:
+                raise PigmentError("choose a picture first")
+            for done in easel.save(models.load(easel.shown, Colorizer), Path(folder)):
+                if isinstance(done, Path):
+                    yield [f"Saved as **{escape(done.name)}**", str(done)]
+                else:
+                    yield [f"Coloring at full size: {done:.0%}", gr.skip()]
+
+    everything = [easel, status, picture, slider, compared, vividness, palette, across, down, command]
+    gr.on(None, begin, [gr.State(examples[0]), chosen], everything, **AT_ONCE)
+    gr.on(None, lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
+    chosen.focus(lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
+    long: list[Any] = [
+        file.upload(upload, [file, chosen], [file, *everything], **LONG),
+        example.click(try_example, chosen, everything, **LONG),
+        chosen.input(compare, [easel, chosen], everything, **LONG),
+        save.click(download, easel, [status, saved], **LONG),
+    ]
+    long[-1].success(None, js=FETCH)
+    stop.click(None, cancels=long)
+    compared.click(go_on_with, easel, everything, **AT_ONCE)
+    picture.select(click, easel, everything, **AT_ONCE)
+    palette.click(act, easel, everything, **AT_ONCE)
+    wishes: list[tuple[list[Any], Callable[..., None], list[Any]]] = [
+        ([vividness.input], Easel.enliven, [vividness]),
+        ([picker.release, picker.submit], Easel.put, [picker]),
+        ([across.submit, down.submit], Easel.point, [across, down]),
+    ]
+    for triggers, wish, wished in wishes:
+        gr.on(
+            triggers,
+            lambda easel, *wished, wish=wish: touched(easel, wish, *wished),
+            [easel, *wished],
+            everything,
+            **AT_ONCE,
+        )
+
+
+def draw_examples(folder: Path) -> list[Path]:
+    """Return pictures to begin with: scikit-image's photographs, and demo paintings, drawn into a folder."""
+    for seed in PAINTINGS:
+        Image.fromarray(draw_painting(np.random.default_rng(seed))).save(folder / f"painting {seed}.png")
+    return [*(Path(skimage.__file__).parent / "data" / name for name in PHOTOGRAPHS), *sorted(folder.iterdir())]
+
+
+def marked(easel: Easel, colored: Preview) -> Image.Image:
+    """Draw the hints on a preview, numbered as in their list, and a ring around the spot."""
+    image = Image.fromarray(colored)
+    draw = ImageDraw.Draw(image)
+
+    def ring(x: float, y: float, radius: int, fill: tuple[int, ...] | None = None) -> None:
+        center = x * image.width, y * image.height
+        draw.circle(center, radius + 1, outline="black")
+        draw.circle(center, radius, fill=fill, outline="white", width=2)
+
+    for number, hint in enumerate(easel.hints, start=1):
+        ring(hint.x, hint.y, 8, tuple(round(255 * channel) for channel in hint.color))
+        draw.text((hint.x * image.width + 11, hint.y * image.height), str(number), "white", anchor="lm", stroke_width=2,
+            stroke_fill="black", font_size=15)  # fmt: skip
+    if easel.spot and easel.spot not in [hint[:2] for hint in easel.hints]:
+        ring(*easel.spot, 8)
+    return image
+
+
+def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
+    """Return swatches of the likeliest colors at the spot, and the list of hints, as HTML with buttons."""
+    parts = ["<p>Click on the picture, and the model says which colors are likely there.</p>"]
+    if easel.spot:
+        parts = ["<p>Likely here, says the model. Choose one:</p>", "<div class='swatches'>"]
+        for likely in easel.likeliest(colorizer, *easel.spot):
+            value = str(Hint(0, 0, likely.color)).rpartition(",")[2]
+            parts.append(
+                f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
+                f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
+            )
+        parts.append("</div>")
+    if easel.moving is not None:
+        parts.append(f"<p>Click where hint {easel.moving + 1} should go.</p>")
+    parts.append("<ol>")
+    for index, hint in enumerate(easel.hints):
+        x, y, value = str(hint).split(",")
+        parts.append(f"<li><span style='--swatch: {value}'></span>{index + 1}. <code>{x}, {y}</code>")
+        for act in ("move", "remove"):
+            attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
+            parts.append(f"<button class='small' {attributes}>{act.title()}</button>")
+    parts.append("</ol>")
+    if easel.past:
+        parts.append("<button class='small' data-act='undo'>Undo</button>")
+    return f"<div class='palette'>{''.join(parts)}</div>"

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
 
-from atelier.color import color_tab
+from atelier.color import color_tab, draw_examples
 from atelier.fruit import fruit_tab
 from atelier.models import Models
 from atelier.runs import runs_tab
@@ -15,19 +16,24 @@ from system.errors import PigmentError, reason
 
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
-THEME = gr.themes.Soft(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE)
-CSS = """
-.gradio-container {width: 100%; max-width: 1500px !important; margin: 0 auto;}
-"""
+THEME = gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE)
+PASTE = """() => document.addEventListener("paste", event => {
+    const inputs = [...document.querySelectorAll("input[type=file]")];
+    const input = inputs.find(one => one.closest(".block")?.offsetParent);
+    if (input && event.clipboardData.files.length) {
+        input.files = event.clipboardData.files;
+        input.dispatchEvent(new Event("change"));
+    }
+})"""  # a pasted file goes where one would be dropped
 KEPT = 3600  # seconds that files and pictures of a visitor are kept
 LARGEST = "500mb"  # of an upload
 
 
-def make_page(models: Models) -> gr.Blocks:
+def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
     with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT), fill_width=True) as page:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
-            color_tab(models)
+            color_tab(models, examples)
         with gr.Tab("Fruit"):
             fruit_tab(models)
         with gr.Tab("Runs"):
@@ -44,7 +50,7 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
     """
     with TemporaryDirectory(prefix="pigment-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        page = make_page(models)
+        page = make_page(models, draw_examples(Path(folder)))
         try:
             _, local, public = page.launch(
                 server_name=host,
@@ -56,7 +62,8 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
                 max_file_size=LARGEST,
                 ssr_mode=False,
                 theme=THEME,
-                css=CSS,
+                css_paths=[Path(__file__).with_name("page.css")],
+                js=PASTE,
             )
         except OSError as error:
             raise PigmentError(f"no page can be opened at {host}: {reason(error)}") from error

@@ -1,0 +1,179 @@
+"""A visitor's picture, what models make of it, and what the visitor wishes."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from colorization import Colorizer, PaletteColorizer
+from colorization.color import lab_to_rgb, rgb_to_lab
+from colorization.hints import Hint
+from colorization.palette import DEFAULT_VIVIDNESS, Likely
+from colorization.pictures import Sketch, paint, result_of, scale_down, sketch
+from colorization.weights import PALETTE
+from datamodules.store import COLORLESS
+from images.colorfulness import colorfulness
+from images.reading import read
+from images.writing import Picture, write
+from system.errors import PigmentError, reason
+
+PREVIEW = 800  # pixels of a preview's longer side
+SMALL = 400  # of pictures side by side, on which a model is measured
+CHOICES = 8  # colors offered for a spot
+
+Preview = NDArray[np.uint8]  # (H, W, 3)
+
+
+class View(NamedTuple):
+    """What one model makes of a picture."""
+
+    label: str
+    sketch: Sketch
+    colored: Preview
+    figures: str  # how close that is to the original, if it is in color
+
+
+@dataclass
+class Easel:
+    """A visitor's picture at preview size, and the visitor's wishes for it.
+
+    Attributes:
+        views: what models make of it, by checkpoint.
+        shown: the checkpoint whose view is looked at, and changed.
+        past: the hints before each change.
+        spot: where the visitor clicked last, x and y from 0 to 1.
+        moving: the number of the hint that the next click moves.
+    """
+
+    path: Path
+    size: str
+    original: Preview
+    gray: Preview
+    views: dict[str, View] = field(default_factory=dict)
+    shown: str = ""
+    vividness: float = DEFAULT_VIVIDNESS
+    hints: tuple[Hint, ...] = ()
+    past: list[tuple[Hint, ...]] = field(default_factory=list)
+    spot: tuple[float, float] | None = None
+    moving: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> "Easel":
+        pixels = read_picture(path).pixels
+        height, width = pixels.shape[:2]
+        scale = min(1, PREVIEW / max(height, width))
+        original = torch.from_numpy(scale_down(pixels, max(1, round(scale * height)), max(1, round(scale * width))))[
+            None
+        ]
+        gray = lab_to_rgb(rgb_to_lab(original) * torch.tensor([1, 0, 0]).view(3, 1, 1))
+        return cls(path, f"{width:,} x {height:,}", as_pixels(original), as_pixels(gray))
+
+    @property
+    def in_color(self) -> bool:
+        return float(colorfulness(as_tensor(self.original))) >= COLORLESS
+
+    def look(self, checkpoint: str, label: str, colorizer: Colorizer) -> None:
+        """Let a model look at the whole picture, once, and color the preview."""
+        seen = sketch(colorizer, read_picture(self.path).pixels)
+        self.views[checkpoint] = View(label, seen, self.original, "")
+        self.color(checkpoint, colorizer)
+
+    def color(self, checkpoint: str, colorizer: Colorizer) -> None:
+        """Color the preview again, as the visitor now wishes."""
+        view, colored = self.views[checkpoint], self.original.copy()
+        for _ in paint(colorizer, view.sketch, colored, **self.wishes(colorizer)):
+            pass
+        figures = ""
+        if self.in_color:
+            truth, ours = (as_tensor(small(pixels)).to(colorizer.device) for pixels in (self.original, colored))
+            measured = colorizer.compare(truth, ours)
+            figures = f"CIEDE2000 {float(measured['CIEDE2000']):.1f}, PSNR {float(measured['PSNR']):.1f} dB"
+        self.views[checkpoint] = view._replace(colored=colored, figures=figures)
+
+    def wishes(self, colorizer: Colorizer) -> dict[str, Any]:
+        return {"vividness": self.vividness, "hints": self.hints} if isinstance(colorizer, PaletteColorizer) else {}
+
+    def likeliest(self, colorizer: PaletteColorizer, x: float, y: float) -> list[Likely]:
+        """Return the shown model's own likeliest colors for a spot."""
+        lightness, prediction = self.views[self.shown].sketch
+        return colorizer.likeliest(prediction, lightness, x, y, CHOICES)
+
+    def point(self, x: float, y: float) -> None:
+        """Turn to a spot, and move a hint there if one is about to be moved."""
+        self.spot = round(x, 4), round(y, 4)
+        if self.moving is not None:
+            hints = list(self.hints)
+            hints[self.moving] = Hint(*self.spot, hints[self.moving].color)
+            self.change_hints(hints)
+
+    def put(self, color: str) -> None:
+        """Put a hint at the spot, in place of one that is there."""
+        if self.spot is None:
+            raise PigmentError("click on the picture first: where should the color go?")
+        hint = Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")
+        self.change_hints([*(other for other in self.hints if other[:2] != hint[:2]), hint])
+
+    def enliven(self, vividness: float) -> None:
+        self.vividness = vividness
+
+    def show(self, checkpoint: str) -> None:
+        self.shown = checkpoint
+
+    def move(self, number: int) -> None:
+        """Let the next click say where a hint should go."""
+        self.moving = number
+
+    def remove(self, number: int) -> None:
+        self.change_hints([hint for index, hint in enumerate(self.hints) if index != number])
+
+    def change_hints(self, hints: Sequence[Hint]) -> None:
+        self.past.append(self.hints)
+        self.hints, self.moving = tuple(hints), None
+
+    def undo(self) -> None:
+        self.hints, self.moving = self.past.pop(), None
+
+    def command(self, colorizer: Colorizer) -> str:
+        """Return the line that makes the same picture."""
+        options = [] if Path(self.shown) == PALETTE else ["--ckpt", self.shown]
+        if isinstance(colorizer, PaletteColorizer):
+            options += ["--vividness", f"{self.vividness:g}"]
+            options += [part for hint in self.hints for part in ("--hint", str(hint))]
+        return shlex.join(["python", "-m", "colorization", self.path.name, "--out", "colorized", *options])
+
+    def save(self, colorizer: Colorizer, folder: Path) -> Iterator[float | Path]:
+        """Color the whole picture as the command does: yield the share that is done, then the path of the result."""
+        picture = read_picture(self.path)
+        colored = picture.pixels.copy()
+        yield from paint(colorizer, self.views[self.shown].sketch, colored, **self.wishes(colorizer))
+        output = folder / result_of(Path(self.path.name))
+        write(picture._replace(pixels=colored), output)
+        yield output
+
+
+def read_picture(path: Path) -> Picture:
+    try:
+        return read(path)
+    except Exception as error:  # damaged files raise all sorts of errors
+        raise PigmentError(f"{path.name}: {reason(error)}") from error
+
+
+def small(pixels: Preview) -> Preview:
+    image = Image.fromarray(pixels)
+    image.thumbnail((SMALL, SMALL))
+    return np.asarray(image)
+
+
+def as_tensor(pixels: Preview) -> Tensor:
+    return torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
+
+
+def as_pixels(images: Tensor) -> Preview:
+    return (255 * images[0]).round().byte().permute(1, 2, 0).cpu().numpy()
