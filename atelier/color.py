@@ -61,12 +61,13 @@ def color_tab(models: Models, examples: list[Path]) -> None:
             status = gr.Markdown()
             compared = gr.HTML(js_on_load=CLICKS)
         with gr.Column(scale=2, min_width=280):
-            vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
-            palette = gr.HTML(js_on_load=CLICKS)
-            picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
-            with gr.Accordion("Place it by numbers", open=False), gr.Row():
-                across = gr.Number(label="From the left", minimum=0, maximum=1, step=0.01, min_width=100)
-                down = gr.Number(label="From the top", minimum=0, maximum=1, step=0.01, min_width=100)
+            with gr.Column() as wishes:
+                vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
+                palette = gr.HTML(js_on_load=CLICKS)
+                picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
+                with gr.Accordion("Choose the spot by numbers", open=False), gr.Row():
+                    across = gr.Number(label="From the left", minimum=0, maximum=1, step=0.01, min_width=100)
+                    down = gr.Number(label="From the top", minimum=0, maximum=1, step=0.01, min_width=100)
             command = gr.Textbox(label="The same on the command line", lines=3, buttons=["copy"], interactive=False)
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
@@ -76,19 +77,18 @@ def color_tab(models: Models, examples: list[Path]) -> None:
     def show(easel: Easel) -> list[Any]:
         colorizer, view = models.load(easel.shown, Colorizer), easel.views[easel.shown]
         row = [(easel.gray, "Lightness")]
-        row += [(one.colored, f"{one.label}\n{one.figures}") for one in easel.views.values()]
+        row += [(one.colored, "\n".join([one.name, one.figures, one.details])) for one in easel.views.values()]
         row += [(easel.original, "Original")] if easel.in_color else []
-        wishes = "This model takes no wishes; a palette colorizer does."
-        if takes_hints := isinstance(colorizer, PaletteColorizer):
-            wishes = offer(easel, colorizer)
+        takes_wishes = isinstance(colorizer, PaletteColorizer)
+        said = f"**{escape(easel.path.name)}**, {easel.size} pixels"
         return [
             easel,
-            f"**{escape(easel.path.name)}**, {easel.size} pixels",
+            said if takes_wishes else f"{said}. Only palette colorizers take hints.",
             marked(easel, view.colored),
             (easel.gray, view.colored),
             strip(((small(pixels), text) for pixels, text in row), 1 + list(easel.views).index(easel.shown)),
-            gr.Slider(interactive=takes_hints),
-            wishes,
+            gr.Column(visible=takes_wishes),
+            offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
             *(easel.spot or (None, None)),
             easel.command(colorizer),
         ]
@@ -154,27 +154,28 @@ def color_tab(models: Models, examples: list[Path]) -> None:
                 else:
                     yield [f"Coloring at full size: {done:.0%}", gr.skip()]
 
-    everything = [easel, status, picture, slider, compared, vividness, palette, across, down, command]
+    everything = [easel, status, picture, slider, compared, wishes, palette, across, down, command]
     gr.on(None, begin, [gr.State(examples[0]), chosen], everything, **AT_ONCE)
     gr.on(None, lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
     chosen.focus(lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
     long: list[Any] = [
-        file.upload(upload, [file, chosen], [file, *everything], **LONG),
-        example.click(try_example, chosen, everything, **LONG),
-        chosen.input(compare, [easel, chosen], everything, **LONG),
-        save.click(download, easel, [status, saved], **LONG),
+        file.upload(begin, [file, chosen], everything, show_progress_on=status, **LONG),
+        example.click(try_example, chosen, everything, show_progress_on=status, **LONG),
+        chosen.input(compare, [easel, chosen], everything, show_progress_on=status, **LONG),
+        save.click(download, easel, [status, saved], show_progress_on=status, **LONG),
     ]
+    file.upload(None, None, file, js="() => null")  # makes room for the next
     long[-1].success(None, js=FETCH)
     stop.click(None, cancels=long)
     compared.click(go_on_with, easel, everything, **AT_ONCE)
     picture.select(click, easel, everything, **AT_ONCE)
     palette.click(act, easel, everything, **AT_ONCE)
-    wishes: list[tuple[list[Any], Callable[..., None], list[Any]]] = [
+    by_hand: list[tuple[list[Any], Callable[..., None], list[Any]]] = [
         ([vividness.input], Easel.enliven, [vividness]),
         ([picker.release, picker.submit], Easel.put, [picker]),
         ([across.submit, down.submit], Easel.point, [across, down]),
     ]
-    for triggers, wish, wished in wishes:
+    for triggers, wish, wished in by_hand:
         gr.on(
             triggers,
             lambda easel, *wished, wish=wish: touched(easel, wish, *wished),

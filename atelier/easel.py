@@ -34,8 +34,9 @@ Preview = NDArray[np.uint8]  # (H, W, 3)
 class View(NamedTuple):
     """What one model makes of a picture."""
 
-    label: str
     sketch: Sketch
+    name: str
+    details: str  # what the model's run says
     colored: Preview
     figures: str  # how close that is to the original, if it is in color
 
@@ -82,7 +83,8 @@ class Easel:
     def look(self, checkpoint: str, label: str, colorizer: Colorizer) -> None:
         """Let a model look at the whole picture, once, and color the preview."""
         seen = sketch(colorizer, read_picture(self.path).pixels)
-        self.views[checkpoint] = View(label, seen, self.original, "")
+        name, _, details = label.partition(" · ")
+        self.views[checkpoint] = View(seen, name, details, self.original, "")
         self.color(checkpoint, colorizer)
 
     def color(self, checkpoint: str, colorizer: Colorizer) -> None:

@@ -14,7 +14,7 @@ from resuming.loggers import METRICS_FILE
 from study.runs import Curve, class_name, located, read_config, read_history
 from system.errors import PigmentError, reason
 
-SHIPPED = {PALETTE: "Palette, comes with Pigment"}
+SHIPPED = {PALETTE: "Palette · comes with Pigment"}
 Model = TypeVar("Model", bound=LightningModule)
 
 

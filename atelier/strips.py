@@ -18,19 +18,19 @@ element.addEventListener("click", event => {
 
 
 def strip(pictures: Iterable[tuple[NDArray[np.uint8], str]], current: int | None = None, style: str = "") -> str:
-    """Return a row of pictures, (H, W, 3) and a caption of one or two lines, as HTML; a click gives a picture's number.
+    """Return a row of pictures, (H, W, 3) and a caption of some lines, as HTML; a click gives a picture's number.
 
     Args:
         current: the number of the picture that is chosen.
-        style: ``--least``, of a picture's width, and ``--aspect``, which it is cropped to.
+        style: ``--least``, a picture's width, and ``--aspect``, which it is cropped to; see page.css.
     """
     parts = []
     for number, (pixels, caption) in enumerate(pictures):
-        title, _, more = map(escape, caption.partition("\n"))
+        title, *more = map(escape, filter(None, caption.split("\n")))
         chosen = "aria-current='true'" if number == current else ""
         parts.append(
             f"<button data-act='choose' data-what='{number}' {chosen}><img src='{as_address(pixels)}' alt=''>"
-            f"<b>{title}</b><small>{more}</small></button>"
+            f"<b>{title}</b><small>{'<br>'.join(more)}</small></button>"
         )
     return f"<div class='strip' style='{style}'>{''.join(parts)}</div>"
 
