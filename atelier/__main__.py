@@ -17,6 +17,25 @@ leaves this machine unless you share the page."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
+    with Command() as command:
+        options = make_parser().parse_args(args)
+        try:
+            import gradio  # noqa: F401
+        except ImportError:
+            raise PigmentError(
+                "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.20,<7'"
+            ) from None
+        from atelier.models import Models
+        from atelier.page import open_page
+
+        models = Models(options.runs, options.ckpt)
+        with handling(interrupt), open_page(models, options.host, options.port, options.share) as address:
+            print(f"The page is at {address} until you press Ctrl-C.")
+            threading.Event().wait()
+    return command.status
+
+
+def make_parser() -> ArgumentParser:
     parser = ArgumentParser("python -m atelier", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument(
         "--runs", type=local_path, default=Path("runs"), help="folder of the runs (default: %(default)s)"
@@ -29,21 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=positive, help="port to listen at (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="make a public address, through Gradio's servers")
-    with Command() as command:
-        options = parser.parse_args(args)
-        try:
-            from atelier.page import open_page
-        except ImportError:
-            raise PigmentError(
-                "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.20,<7'"
-            ) from None
-        from atelier.models import Models
-
-        models = Models(options.runs, options.ckpt)
-        with handling(interrupt), open_page(models, options.host, options.port, options.share) as address:
-            print(f"The page is at {address} until you press Ctrl-C.")
-            threading.Event().wait()
-    return command.status
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The Color tab: a picture in color by all models, and hints where they are wrong."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import numpy as np
 import skimage
 from PIL import Image, ImageDraw
 
-from atelier.easel import Easel, Preview, small
+from atelier.easel import Easel, Preview, read_picture, small
 from atelier.errors import said_on_the_page
 from atelier.models import Models
 from atelier.strips import CLICKS, strip
@@ -19,7 +20,7 @@ from colorization import Colorizer, PaletteColorizer
 from colorization.hints import Hint
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
-from images.reading import read
+from images.writing import Pixels
 from system.errors import PigmentError
 
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
@@ -42,7 +43,7 @@ def color_tab(models: Models, examples: list[Path]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             file = gr.File(label="Your picture", height=130)
-            thumbnails = [(small(read(path).pixels), path.stem) for path in examples]
+            thumbnails = [(small(read_picture(path).pixels), path.stem) for path in examples]
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
             example = gr.HTML(strip(thumbnails, style="--least: 70px; --aspect: 1"), js_on_load=CLICKS)
             chosen = gr.Dropdown(choices, value=[choices[0][1]], multiselect=True, label="Models to compare")
@@ -68,7 +69,9 @@ def color_tab(models: Models, examples: list[Path]) -> None:
                 with gr.Accordion("Choose the spot by numbers", open=False), gr.Row():
                     across = gr.Number(label="From the left", minimum=0, maximum=1, step=0.01, min_width=100)
                     down = gr.Number(label="From the top", minimum=0, maximum=1, step=0.01, min_width=100)
-            command = gr.Textbox(label="The same on the command line", lines=3, buttons=["copy"], interactive=False)
+            command = gr.Textbox(
+                label="The same on the command line", lines=3, buttons=["copy"], interactive=False, elem_id="command"
+            )
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
                 stop = gr.Button("Stop", min_width=60)
@@ -79,28 +82,29 @@ def color_tab(models: Models, examples: list[Path]) -> None:
         row = [(easel.gray, "Lightness")]
         row += [(one.colored, "\n".join([one.name, one.figures, one.details])) for one in easel.views.values()]
         row += [(easel.original, "Original")] if easel.in_color else []
-        takes_wishes = isinstance(colorizer, PaletteColorizer)
-        said = f"**{escape(easel.path.name)}**, {easel.size} pixels"
+        colors = offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else ""
+        more = "" if colors else " This model takes no hints; a palette colorizer does."
         return [
             easel,
-            said if takes_wishes else f"{said}. Only palette colorizers take hints.",
+            f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
             marked(easel, view.colored),
             (easel.gray, view.colored),
             strip(((small(pixels), text) for pixels, text in row), 1 + list(easel.views).index(easel.shown)),
-            gr.Column(visible=takes_wishes),
-            offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
+            gr.Column(visible=bool(colors)),
+            colors,
             *(easel.spot or (None, None)),
             easel.command(colorizer),
         ]
 
-    def look(easel: Easel, checkpoints: list[str]) -> Iterator[list[Any]]:
+    def look(easel: Easel, pixels: Pixels, checkpoints: list[str]) -> Iterator[list[Any]]:
         """Show the picture in the colors of each model as it finishes; those that have looked before are done."""
         labels = {path: label for label, path in models.choices(Colorizer)}
         easel.views = {path: easel.views[path] for path in checkpoints if path in easel.views}
         for checkpoint in checkpoints:
             try:
                 if checkpoint not in easel.views:
-                    easel.look(checkpoint, labels.get(checkpoint, checkpoint), models.load(checkpoint, Colorizer))
+                    colorizer = models.load(checkpoint, Colorizer)
+                    easel.look(checkpoint, labels.get(checkpoint, checkpoint), colorizer, pixels)
             except PigmentError as error:
                 gr.Warning(escape(str(error)))
                 continue
@@ -111,53 +115,54 @@ def color_tab(models: Models, examples: list[Path]) -> None:
 
     def begin(path: str | Path, checkpoints: list[str]) -> Iterator[list[Any]]:
         with said_on_the_page():
-            yield from look(Easel.of(Path(path)), checkpoints)
-
-    def upload(path: str, checkpoints: list[str]) -> Iterator[list[Any]]:
-        for outputs in begin(path, checkpoints):
-            yield [None, *outputs]
+            pixels = read_picture(Path(path)).pixels
+            yield from look(Easel.of(Path(path), pixels), pixels, checkpoints)
 
     def try_example(checkpoints: list[str], event: gr.EventData) -> Iterator[list[Any]]:
         yield from begin(examples[int(event.what)], checkpoints)
 
     def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[list[Any]]:
         with said_on_the_page():
-            if easel:
-                yield from look(easel, checkpoints)
-
-    def go_on_with(easel: Easel, event: gr.EventData) -> list[Any]:
-        views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
-        return touched(easel, Easel.show, views[int(event.what)])
+            easel = there(easel)
+            yield from look(easel, read_picture(easel.path).pixels, checkpoints)
 
     @said_on_the_page()
-    def touched(easel: Easel | None, wish: Callable[..., None], *wished: Any) -> list[Any]:
-        if easel is None:
-            raise PigmentError("choose a picture first")  # or again: after an hour, a picture is forgotten
+    def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> list[Any]:
+        easel = there(easel)
         wish(easel, *wished)
         easel.color(easel.shown, models.load(easel.shown, Colorizer))
         return show(easel)
 
     def click(easel: Easel, event: gr.SelectData) -> list[Any]:
         height, width = easel.original.shape[:2]
-        return touched(easel, Easel.point, (event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height)
+        return touch(Easel.point, easel, (event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height)
+
+    def place(easel: Easel, x: float | None, y: float | None) -> list[Any]:
+        return touch(Easel.point, easel, x or 0, y or 0)
 
     def act(easel: Easel, event: gr.EventData) -> list[Any]:
-        return touched(easel, ACTS[event.act], *([] if event.what is None else [event.what]))
+        return touch(ACTS[event.act], easel, *filter(None, [event.what]))
+
+    def go_on_with(easel: Easel, event: gr.EventData) -> list[Any]:
+        views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
+        return touch(Easel.show, easel, views[int(event.what)])
 
     def download(easel: Easel | None) -> Iterator[list[Any]]:
         with said_on_the_page(), TemporaryDirectory() as folder:
-            if easel is None:
-                raise PigmentError("choose a picture first")
+            easel = there(easel)
             for done in easel.save(models.load(easel.shown, Colorizer), Path(folder)):
                 if isinstance(done, Path):
                     yield [f"Saved as **{escape(done.name)}**", str(done)]
                 else:
                     yield [f"Coloring at full size: {done:.0%}", gr.skip()]
 
+    def offered() -> gr.Dropdown:
+        return gr.Dropdown(models.choices(Colorizer))
+
     everything = [easel, status, picture, slider, compared, wishes, palette, across, down, command]
-    gr.on(None, begin, [gr.State(examples[0]), chosen], everything, **AT_ONCE)
-    gr.on(None, lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
-    chosen.focus(lambda: gr.Dropdown(models.choices(Colorizer)), None, chosen, show_progress="hidden")
+    gr.on(None, partial(begin, examples[0]), chosen, everything, **AT_ONCE)
+    gr.on(None, offered, None, chosen, **AT_ONCE)
+    chosen.focus(offered, None, chosen, **AT_ONCE)
     long: list[Any] = [
         file.upload(begin, [file, chosen], everything, show_progress_on=status, **LONG),
         example.click(try_example, chosen, everything, show_progress_on=status, **LONG),
@@ -170,19 +175,15 @@ def color_tab(models: Models, examples: list[Path]) -> None:
     compared.click(go_on_with, easel, everything, **AT_ONCE)
     picture.select(click, easel, everything, **AT_ONCE)
     palette.click(act, easel, everything, **AT_ONCE)
-    by_hand: list[tuple[list[Any], Callable[..., None], list[Any]]] = [
-        ([vividness.input], Easel.enliven, [vividness]),
-        ([picker.release, picker.submit], Easel.put, [picker]),
-        ([across.submit, down.submit], Easel.point, [across, down]),
-    ]
-    for triggers, wish, wished in by_hand:
-        gr.on(
-            triggers,
-            lambda easel, *wished, wish=wish: touched(easel, wish, *wished),
-            [easel, *wished],
-            everything,
-            **AT_ONCE,
-        )
+    vividness.input(partial(touch, Easel.enliven), [easel, vividness], everything, **AT_ONCE)
+    gr.on([picker.release, picker.submit], partial(touch, Easel.put), [easel, picker], everything, **AT_ONCE)
+    gr.on([across.submit, down.submit], place, [easel, across, down], everything, **AT_ONCE)
+
+
+def there(easel: Easel | None) -> Easel:
+    if easel is None:
+        raise PigmentError("choose a picture first")  # or again: after an hour, it is forgotten
+    return easel
 
 
 def draw_examples(folder: Path) -> list[Path]:
@@ -234,5 +235,5 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
             parts.append(f"<button class='small' {attributes}>{act.title()}</button>")
     parts.append("</ol>")
     if easel.past:
-        parts.append("<button class='small' data-act='undo'>Undo</button>")
+        parts.append("<button class='small' data-act='undo' data-what=''>Undo</button>")
     return f"<div class='palette'>{''.join(parts)}</div>"

@@ -21,7 +21,7 @@ from colorization.weights import PALETTE
 from datamodules.store import COLORLESS
 from images.colorfulness import colorfulness
 from images.reading import read
-from images.writing import Picture, write
+from images.writing import Picture, Pixels, write
 from system.errors import PigmentError, reason
 
 PREVIEW = 800  # pixels of a preview's longer side
@@ -66,8 +66,7 @@ class Easel:
     moving: int | None = None
 
     @classmethod
-    def of(cls, path: Path) -> "Easel":
-        pixels = read_picture(path).pixels
+    def of(cls, path: Path, pixels: Pixels) -> "Easel":
         height, width = pixels.shape[:2]
         scale = min(1, PREVIEW / max(height, width))
         original = torch.from_numpy(scale_down(pixels, max(1, round(scale * height)), max(1, round(scale * width))))[
@@ -80,11 +79,10 @@ class Easel:
     def in_color(self) -> bool:
         return float(colorfulness(as_tensor(self.original))) >= COLORLESS
 
-    def look(self, checkpoint: str, label: str, colorizer: Colorizer) -> None:
+    def look(self, checkpoint: str, label: str, colorizer: Colorizer, pixels: Pixels) -> None:
         """Let a model look at the whole picture, once, and color the preview."""
-        seen = sketch(colorizer, read_picture(self.path).pixels)
         name, _, details = label.partition(" · ")
-        self.views[checkpoint] = View(seen, name, details, self.original, "")
+        self.views[checkpoint] = View(sketch(colorizer, pixels), name, details, self.original, "")
         self.color(checkpoint, colorizer)
 
     def color(self, checkpoint: str, colorizer: Colorizer) -> None:

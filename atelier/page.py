@@ -26,6 +26,7 @@ PASTE = """() => document.addEventListener("paste", event => {
     }
 })"""  # a pasted file goes where one would be dropped
 KEPT = 3600  # seconds that files and pictures of a visitor are kept
+VISITORS = 100  # whose pictures are kept at a time, up to 10 MB each
 LARGEST = "500mb"  # of an upload
 
 
@@ -50,6 +51,9 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
     """
     with TemporaryDirectory(prefix="pigment-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["no_proxy"] = (
+            f"{os.environ.get('no_proxy', '')},{host},localhost"  # Gradio asks itself once it listens
+        )
         page = make_page(models, draw_examples(Path(folder)))
         try:
             _, local, public = page.launch(
@@ -61,6 +65,8 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
                 footer_links=[],
                 max_file_size=LARGEST,
                 ssr_mode=False,
+                enable_monitoring=False,
+                state_session_capacity=VISITORS,
                 theme=THEME,
                 css_paths=[Path(__file__).with_name("page.css")],
                 js=PASTE,

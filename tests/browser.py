@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,23 +20,29 @@ ROOT = Path(__file__).parents[1]
 class Atelier(NamedTuple):
     address: str
     folder: Path  # where it was started
-    process: subprocess.Popen[str]
 
 
 @contextmanager
 def serve(folder: Path, *options: str) -> Iterator[Atelier]:
-    """Serve the page as a user does, and stop it with Ctrl-C."""
+    """Serve the page as a user does, behind a proxy that should never be asked, and stop it with Ctrl-C."""
     pytest.importorskip("gradio", reason="needs Gradio")
-    command = [sys.executable, "-m", "atelier", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PIGMENT_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    with process:
-        said = process.stdout.readline()
-        assert "http://127.0.0.1:" in said, said
-        yield Atelier(said.split()[4], folder, process)
-        process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
-    assert list(folder.glob("pigment-*")) == []  # what was uploaded and made is gone
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        addresses = dict.fromkeys(("http_proxy", "https_proxy"), f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        paths = {"PYTHONPATH": str(ROOT), "PIGMENT_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
+        command = [sys.executable, "-m", "atelier", *options]
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **paths, **addresses}, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            said = process.stdout.readline()
+            assert "http://127.0.0.1:" in said, said
+            yield Atelier(said.split()[4], folder)
+            process.send_signal(signal.SIGINT)
+        assert process.returncode == 130
+        assert list(folder.glob("pigment-*")) == []  # what was uploaded and made is gone
+        with pytest.raises(BlockingIOError):  # nothing tried to leave the machine
+            proxy.accept()
 
 
 @contextmanager
@@ -48,3 +55,16 @@ def chromium() -> Iterator[Any]:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # which root needs
         yield browser
         browser.close()
+
+
+@contextmanager
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """Open the page as a new visitor, who must be asked for nothing but what comes from there."""
+    with browser.new_context() as visitor:
+        asked = list[str]()
+        visitor.on("request", lambda request: asked.append(request.url))
+        page = visitor.new_page()
+        page.set_default_timeout(120_000)  # ms, as other tests may be busy
+        page.goto(address)
+        yield page
+        assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()

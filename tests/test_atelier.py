@@ -1,13 +1,161 @@
 """The page to play in, in a real browser."""
 
+import os
+import re
+import shlex
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from tests.browser import Atelier
+import numpy as np
+import pytest
+import skimage
+import tifffile
+from PIL import Image
+
+from colorization.__main__ import main as colorize
+from tests.browser import ROOT, Atelier, visit
+from tests.world import CONFIGS, bomb, last, tiny
+from train import main
+
+COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
 
 
-def test_the_page_has_three_tabs(atelier: Atelier, browser: Any) -> None:
-    page = browser.new_page()
-    page.goto(atelier.address)
-    page.get_by_role("tab", name="Color").wait_for()
-    assert page.get_by_role("tab").all_inner_texts() == ["Color", "Fruit", "Runs"]
-    page.close()
+@pytest.fixture
+def page(atelier: Atelier, browser: Any) -> Iterator[Any]:
+    with visit(browser, atelier.address) as page:
+        command_for(page, "coffee.png")  # which the page begins with
+        yield page
+
+
+def command_for(page: Any, wanted: str) -> list[str]:
+    """Wait until the page's command line says what is wanted, and return its arguments."""
+    box = page.locator("#command textarea")
+    page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
+    return shlex.split(box.input_value())[3:]
+
+
+def upload(page: Any, path: Path) -> None:
+    page.locator("input[type=file]").first.set_input_files(path)
+
+
+def click(page: Any, x: float, y: float) -> None:
+    picture = page.locator(".image-frame img")
+    size = picture.bounding_box()
+    picture.click(position={"x": x * size["width"], "y": y * size["height"]})
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def save(page: Any, path: Path) -> Path:
+    with page.expect_download() as download:
+        press(page, "Download")
+    assert download.value.suggested_filename == path.name
+    download.value.save_as(path)
+    return path
+
+
+def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: Any) -> None:
+    with Image.open(COFFEE) as image:
+        tifffile.imwrite("deep.tif", np.asarray(image).astype(np.uint16) * 257)  # which no browser shows
+    upload(page, Path("deep.tif"))
+    command_for(page, "deep.tif")
+    click(page, 0.25, 0.5)
+    swatches = page.get_by_role("button", name=re.compile("likely"))
+    swatches.first.wait_for()
+    chances = [int(text.rstrip("%")) for text in swatches.all_inner_texts()]
+    assert len(chances) == 8
+    assert chances == sorted(chances, reverse=True)
+    swatches.nth(3).click()
+    *_, hint = command_for(page, "--hint")
+    x, y, color = hint.split(",")
+    assert float(x) == pytest.approx(0.25, abs=0.01)
+    assert float(y) == pytest.approx(0.5, abs=0.01)
+    assert color in swatches.nth(3).get_attribute("aria-label")
+    page.get_by_label("number input for Vividness").fill("0.8")
+    arguments = command_for(page, "--vividness 0.8")
+    page.locator(".strip").nth(1).get_by_text("CIEDE2000").wait_for()
+    ours = save(page, Path("ours", "deep.tif"))
+    assert colorize(arguments) == 0
+    assert ours.read_bytes() == Path("colorized", "deep.tif").read_bytes()
+    assert colorize([*arguments[:-2], "--out=without"]) == 0
+    assert ours.read_bytes() != Path("without", "deep.tif").read_bytes()
+
+
+def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any) -> None:
+    page.get_by_role("button", name="Choose the spot by numbers").press("Enter")
+    page.get_by_label("From the left").fill("0.2")
+    page.get_by_label("From the top").fill("0.6")
+    page.get_by_label("From the top").press("Enter")
+    swatch = page.get_by_role("button", name=re.compile("likely")).first
+    swatch.press("Enter")
+    command_for(page, "'0.2,0.6,#")
+    press(page, "move hint 1")
+    page.get_by_text("Click where hint 1 should go").wait_for()
+    click(page, 0.9, 0.1)
+    assert "'0.2,0.6" not in shlex.join(command_for(page, "--hint '0.9"))
+    press(page, "remove hint 1")
+    page.get_by_role("button", name="remove hint 1").wait_for(state="detached")
+    press(page, "Undo")
+    command_for(page, "--hint '0.9")
+    press(page, "Undo")
+    command_for(page, "'0.2,0.6,#")
+
+
+def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) -> None:
+    contents = {"bad.jpg": b"no image", "bomb.png": bomb(20_000), "photo.heic": b"", "<b>.png": b""}
+    said = ["not an image", "decompression bomb", ".heic files are not read", "not an image"]
+    for (name, content), line in zip(contents.items(), said, strict=True):
+        Path(name).write_bytes(content)
+        upload(page, Path(name))
+        page.get_by_text(re.compile(line)).last.wait_for()
+    page.get_by_role("button", name="astronaut").click()
+    command_for(page, "astronaut.png")
+
+
+def test_two_visitors_see_their_own_pictures(page: Any, atelier: Atelier, browser: Any) -> None:
+    with visit(browser, atelier.address) as other:
+        command_for(other, "coffee.png")
+        other.get_by_role("button", name="rocket").click()
+        command_for(other, "rocket.jpg")
+        click(page, 0.5, 0.5)
+        page.get_by_role("button", name=re.compile("likely")).first.click()
+        command_for(page, "coffee.png --out colorized --vividness 0.5 --hint")
+        other.get_by_label("number input for Vividness").fill("1")
+        assert "--hint" not in command_for(other, "rocket.jpg --out colorized --vividness 1")
+
+
+def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, atelier: Atelier, paintings: Path) -> None:
+    root = f"--trainer.default_root_dir={atelier.folder / 'runs'}"
+    run = main(tiny("fit", paintings, root, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
+    models = page.get_by_role("combobox", name="Models to compare")
+    models.click()
+    option = page.get_by_role("option", name=re.compile(run.run_folder.name))
+    assert "ShallowColorizer · paintings · 2 epochs · CIEDE2000" in option.inner_text()
+    option.click()
+    page.locator(".strip button", has_text="ShallowColorizer").click()
+    arguments = command_for(page, "--ckpt")
+    assert arguments[-1] == str(last(run).relative_to(atelier.folder))
+    last(run).write_bytes(b"half of it")
+    page.get_by_role("button", name="rocket").click()
+    page.get_by_text("is not a whole checkpoint").wait_for()
+    command_for(page, "rocket.jpg --out colorized --vividness")  # by the other model
+    shutil.rmtree(run.run_folder)
+    page.get_by_role("button", name="chelsea").click()
+    page.get_by_text("any more; choose a different one").wait_for()
+    command_for(page, "chelsea.png")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", ROOT / "pyproject.toml", "notes.txt"])
+def test_only_what_was_uploaded_or_made_is_served(path: Path | str, atelier: Atelier) -> None:
+    (atelier.folder / "notes.txt").write_text("mine")
+    for whole in (path, atelier.folder / path, os.path.relpath(atelier.folder / path, ROOT)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{atelier.address}gradio_api/file={whole}")
+        with refused.value as answer:
+            assert answer.code in (403, 404)

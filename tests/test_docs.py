@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from atelier.__main__ import make_parser as atelier_parser
 from colorization.__main__ import main as colorize
 from dashboard.__main__ import main as dashboard
 from study.__main__ import make_parser
@@ -21,7 +22,7 @@ from vae.__main__ import main as play
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-DRY_RUNS = {"make fit": "train.py fit --config configs/vae.yaml", "make test": "pytest"}
+DRY_RUNS = {"make fit": "train.py fit --config configs/vae.yaml", "make test": "pytest", "make atelier": "-m atelier"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -97,6 +98,8 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
                 play_with_vae(arguments)
             case ["python", "-m", "study", *arguments]:
                 plan_study(arguments)
+            case ["python", "-m", "atelier", *arguments]:
+                assert all(path.exists() for path in atelier_parser().parse_args(arguments).ckpt)
             case ["python", "-m", "dashboard"]:
                 assert dashboard([]) == 2  # as nobody is logged in; tests/test_dashboard.py saves them
             case [".venv/bin/pip", "install", requirement]:
@@ -117,6 +120,7 @@ def test_their_commands_are_all_found() -> None:
     programs = [" ".join(command.split()[:3]) for page in PAGES for command in commands(page)]
     assert programs.count("python -m vae") == 6
     assert programs.count("python -m colorization") == 5
+    assert programs.count("python -m atelier") == 2
     assert sum(program.startswith("python train.py") for program in programs) >= 11
     assert sum(len(blocks(page, "python")) for page in PAGES) == 2
 
