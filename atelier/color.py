@@ -17,7 +17,7 @@ from atelier.errors import said_on_the_page
 from atelier.models import Models
 from atelier.strips import CLICKS, strip
 from colorization import Colorizer, PaletteColorizer
-from colorization.hints import Hint
+from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
 from images.writing import Pixels
@@ -66,6 +66,7 @@ def color_tab(models: Models, examples: list[Path]) -> None:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
                 palette = gr.HTML(js_on_load=CLICKS)
                 picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
+                put = gr.Button("Put it where you clicked", size="sm")
                 with gr.Accordion("Choose the spot by numbers", open=False), gr.Row():
                     across = gr.Number(label="From the left", minimum=0, maximum=1, step=0.01, min_width=100)
                     down = gr.Number(label="From the top", minimum=0, maximum=1, step=0.01, min_width=100)
@@ -176,7 +177,7 @@ def color_tab(models: Models, examples: list[Path]) -> None:
     picture.select(click, easel, everything, **AT_ONCE)
     palette.click(act, easel, everything, **AT_ONCE)
     vividness.input(partial(touch, Easel.enliven), [easel, vividness], everything, **AT_ONCE)
-    gr.on([picker.release, picker.submit], partial(touch, Easel.put), [easel, picker], everything, **AT_ONCE)
+    put.click(partial(touch, Easel.put), [easel, picker], everything, **AT_ONCE)
     gr.on([across.submit, down.submit], place, [easel, across, down], everything, **AT_ONCE)
 
 
@@ -218,7 +219,7 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
     if easel.spot:
         parts = ["<p>Likely here, says the model. Choose one:</p>", "<div class='swatches'>"]
         for likely in easel.likeliest(colorizer, *easel.spot):
-            value = str(Hint(0, 0, likely.color)).rpartition(",")[2]
+            value = to_hex(likely.color)
             parts.append(
                 f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
                 f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
@@ -228,8 +229,8 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
         parts.append(f"<p>Click where hint {easel.moving + 1} should go.</p>")
     parts.append("<ol>")
     for index, hint in enumerate(easel.hints):
-        x, y, value = str(hint).split(",")
-        parts.append(f"<li><span style='--swatch: {value}'></span>{index + 1}. <code>{x}, {y}</code>")
+        place = f"{index + 1}. <code>{hint.x:.2f}, {hint.y:.2f}</code>"
+        parts.append(f"<li><span style='--swatch: {to_hex(hint.color)}'></span>{place}")
         for act in ("move", "remove"):
             attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
             parts.append(f"<button class='small' {attributes}>{act.title()}</button>")

@@ -37,6 +37,7 @@ class View(NamedTuple):
     sketch: Sketch
     name: str
     details: str  # what the model's run says
+    wishes: dict[str, Any] | None  # that it fulfills
     colored: Preview
     figures: str  # how close that is to the original, if it is in color
 
@@ -82,20 +83,23 @@ class Easel:
     def look(self, checkpoint: str, label: str, colorizer: Colorizer, pixels: Pixels) -> None:
         """Let a model look at the whole picture, once, and color the preview."""
         name, _, details = label.partition(" · ")
-        self.views[checkpoint] = View(sketch(colorizer, pixels), name, details, self.original, "")
+        self.views[checkpoint] = View(sketch(colorizer, pixels), name, details, None, self.original, "")
         self.color(checkpoint, colorizer)
 
     def color(self, checkpoint: str, colorizer: Colorizer) -> None:
-        """Color the preview again, as the visitor now wishes."""
-        view, colored = self.views[checkpoint], self.original.copy()
-        for _ in paint(colorizer, view.sketch, colored, **self.wishes(colorizer)):
+        """Color the preview as the visitor now wishes."""
+        view, wishes = self.views[checkpoint], self.wishes(colorizer)
+        if view.wishes == wishes:
+            return
+        colored = self.original.copy()
+        for _ in paint(colorizer, view.sketch, colored, **wishes):
             pass
         figures = ""
         if self.in_color:
             truth, ours = (as_tensor(small(pixels)).to(colorizer.device) for pixels in (self.original, colored))
             measured = colorizer.compare(truth, ours)
             figures = f"CIEDE2000 {float(measured['CIEDE2000']):.1f}, PSNR {float(measured['PSNR']):.1f} dB"
-        self.views[checkpoint] = view._replace(colored=colored, figures=figures)
+        self.views[checkpoint] = view._replace(wishes=wishes, colored=colored, figures=figures)
 
     def wishes(self, colorizer: Colorizer) -> dict[str, Any]:
         return {"vividness": self.vividness, "hints": self.hints} if isinstance(colorizer, PaletteColorizer) else {}

@@ -48,7 +48,12 @@ class Hint(NamedTuple):
 
     def __str__(self) -> str:
         """Return what :meth:`parse` reads."""
-        return f"{self.x:g},{self.y:g},#{''.join(f'{round(255 * channel):02x}' for channel in self.color)}"
+        return f"{self.x:g},{self.y:g},{to_hex(self.color)}"
+
+
+def to_hex(color: tuple[float, float, float]) -> str:
+    """Write sRGB in [0, 1] as ``#rrggbb``."""
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
 
 
 def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ def test_a_hint_is_read_as_it_is_written() -> None:
     assert Hint.parse("0.3, 0.5,#c03020") == Hint(0.3, 0.5, (192 / 255, 48 / 255, 32 / 255))
     assert Hint.parse("0,1,red") == Hint(0, 1, (1, 0, 0))
     assert Hint.parse("0.5,0.5,rgb(0, 128, 0)").color == (0, 128 / 255, 0)
+    assert str(Hint.parse("0.3125,1,#c03020")) == "0.3125,1,#c03020"
 
 
 @pytest.mark.parametrize("text", ["0.3,0.5", "0.3;0.5;red", "a,b,red", "0.3,0.5,reddish", ""])
