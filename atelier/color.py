@@ -51,6 +51,7 @@ def color_tab(models: Models, examples: list[Path]) -> None:
             with gr.Tab("Touch up"):
                 picture = gr.Image(
                     label="Click where you want a different color",
+                    alt_text="The picture in color, with the hints",
                     format="jpeg",
                     interactive=False,
                     buttons=["fullscreen"],
