@@ -26,7 +26,8 @@ from system.errors import PigmentError
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("coffee.png", "astronaut.png", "chelsea.png", "rocket.jpg", "camera.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
-FETCH = "() => setTimeout(() => document.querySelector('#saved').click(), 200)"
+NOTHING = "choose a picture, which is forgotten after an hour, and a model"
+FETCH = "() => setTimeout(() => document.querySelector('#saved').click(), 200)"  # ms, until the page has the link
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
     "move": lambda easel, number: easel.move(int(number)),
@@ -113,15 +114,15 @@ def color_tab(models: Models, examples: list[Path]) -> None:
             easel.shown = easel.shown if easel.shown in easel.views else checkpoint
             yield show(easel)
         if not easel.views:
-            raise PigmentError("choose a model")
+            raise PigmentError(NOTHING)
 
-    def begin(path: str | Path, checkpoints: list[str]) -> Iterator[list[Any]]:
+    def begin(path: str | Path, checkpoints: list[str], vividness: float) -> Iterator[list[Any]]:
         with said_on_the_page():
             pixels = read_picture(Path(path)).pixels
-            yield from look(Easel.of(Path(path), pixels), pixels, checkpoints)
+            yield from look(Easel.of(Path(path), pixels, vividness), pixels, checkpoints)
 
-    def try_example(checkpoints: list[str], event: gr.EventData) -> Iterator[list[Any]]:
-        yield from begin(examples[int(event.what)], checkpoints)
+    def try_example(checkpoints: list[str], vividness: float, event: gr.EventData) -> Iterator[list[Any]]:
+        yield from begin(examples[int(event.what)], checkpoints, vividness)
 
     def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[list[Any]]:
         with said_on_the_page():
@@ -162,12 +163,12 @@ def color_tab(models: Models, examples: list[Path]) -> None:
         return gr.Dropdown(models.choices(Colorizer))
 
     everything = [easel, status, picture, slider, compared, wishes, palette, across, down, command]
-    gr.on(None, partial(begin, examples[0]), chosen, everything, **AT_ONCE)
+    gr.on(None, partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on(None, offered, None, chosen, **AT_ONCE)
     chosen.focus(offered, None, chosen, **AT_ONCE)
     long: list[Any] = [
-        file.upload(begin, [file, chosen], everything, show_progress_on=status, **LONG),
-        example.click(try_example, chosen, everything, show_progress_on=status, **LONG),
+        file.upload(begin, [file, chosen, vividness], everything, show_progress_on=status, **LONG),
+        example.click(try_example, [chosen, vividness], everything, show_progress_on=status, **LONG),
         chosen.input(compare, [easel, chosen], everything, show_progress_on=status, **LONG),
         save.click(download, easel, [status, saved], show_progress_on=status, **LONG),
     ]
@@ -183,8 +184,8 @@ def color_tab(models: Models, examples: list[Path]) -> None:
 
 
 def there(easel: Easel | None) -> Easel:
-    if easel is None:
-        raise PigmentError("choose a picture first")  # or again: after an hour, it is forgotten
+    if easel is None or not easel.views:
+        raise PigmentError(NOTHING)
     return easel
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from colorization import Colorizer, PaletteColorizer
 from colorization.color import lab_to_rgb, rgb_to_lab
 from colorization.hints import Hint
-from colorization.palette import DEFAULT_VIVIDNESS, Likely
+from colorization.palette import Likely
 from colorization.pictures import Sketch, paint, result_of, scale_down, sketch
 from colorization.weights import PALETTE
 from datamodules.store import COLORLESS
@@ -58,25 +59,24 @@ class Easel:
     size: str
     original: Preview
     gray: Preview
+    vividness: float
     views: dict[str, View] = field(default_factory=dict)
     shown: str = ""
-    vividness: float = DEFAULT_VIVIDNESS
     hints: tuple[Hint, ...] = ()
     past: list[tuple[Hint, ...]] = field(default_factory=list)
     spot: tuple[float, float] | None = None
     moving: int | None = None
 
     @classmethod
-    def of(cls, path: Path, pixels: Pixels) -> "Easel":
+    def of(cls, path: Path, pixels: Pixels, vividness: float) -> "Easel":
         height, width = pixels.shape[:2]
         scale = min(1, PREVIEW / max(height, width))
-        original = torch.from_numpy(scale_down(pixels, max(1, round(scale * height)), max(1, round(scale * width))))[
-            None
-        ]
+        scaled = scale_down(pixels, max(1, round(scale * height)), max(1, round(scale * width)))
+        original = torch.from_numpy(scaled)[None]
         gray = lab_to_rgb(rgb_to_lab(original) * torch.tensor([1, 0, 0]).view(3, 1, 1))
-        return cls(path, f"{width:,} x {height:,}", as_pixels(original), as_pixels(gray))
+        return cls(path, f"{width:,} x {height:,}", as_pixels(original), as_pixels(gray), vividness)
 
-    @property
+    @cached_property
     def in_color(self) -> bool:
         return float(colorfulness(as_tensor(self.original))) >= COLORLESS
 

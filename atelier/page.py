@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import gradio as gr
 
-from atelier.color import color_tab, draw_examples
+from atelier.color import KEPT, color_tab, draw_examples
 from atelier.fruit import fruit_tab
 from atelier.models import Models
 from atelier.runs import runs_tab
@@ -25,7 +25,6 @@ PASTE = """() => document.addEventListener("paste", event => {
         input.dispatchEvent(new Event("change"));
     }
 })"""  # a pasted file goes where one would be dropped
-KEPT = 3600  # seconds that files and pictures of a visitor are kept
 VISITORS = 100  # whose pictures are kept at a time, up to 10 MB each
 LARGEST = "500mb"  # of an upload
 

@@ -114,8 +114,10 @@ def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) ->
         Path(name).write_bytes(content)
         upload(page, Path(name))
         page.get_by_text(re.compile(line)).last.wait_for()
+    page.get_by_label("number input for Vividness").fill("0.9")
+    command_for(page, "coffee.png --out colorized --vividness 0.9")
     page.get_by_role("button", name="astronaut").click()
-    command_for(page, "astronaut.png")
+    command_for(page, "astronaut.png --out colorized --vividness 0.9")
 
 
 def test_two_visitors_see_their_own_pictures(page: Any, atelier: Atelier, browser: Any) -> None:
