@@ -38,7 +38,7 @@ AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "at once
 LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
 
-def color_tab(models: Models, examples: list[Path]) -> None:
+def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     choices = models.choices(Colorizer)
     easel = gr.State(time_to_live=KEPT)
     with gr.Row():
@@ -163,8 +163,8 @@ def color_tab(models: Models, examples: list[Path]) -> None:
         return gr.Dropdown(models.choices(Colorizer))
 
     everything = [easel, status, picture, slider, compared, wishes, palette, across, down, command]
-    gr.on(None, partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
-    gr.on(None, offered, None, chosen, **AT_ONCE)
+    page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
+    page.load(offered, None, chosen, **AT_ONCE)
     chosen.focus(offered, None, chosen, **AT_ONCE)
     long: list[Any] = [
         file.upload(begin, [file, chosen, vividness], everything, show_progress_on=status, **LONG),
@@ -174,7 +174,7 @@ def color_tab(models: Models, examples: list[Path]) -> None:
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next
     long[-1].success(None, js=FETCH)
-    stop.click(None, cancels=long)
+    stop.click(lambda: "Stopped.", None, status, cancels=long, **AT_ONCE)
     compared.click(go_on_with, easel, everything, **AT_ONCE)
     picture.select(click, easel, everything, **AT_ONCE)
     palette.click(act, easel, everything, **AT_ONCE)

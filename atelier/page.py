@@ -33,7 +33,7 @@ def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
     with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT), fill_width=True) as page:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
-            color_tab(models, examples)
+            color_tab(page, models, examples)
         with gr.Tab("Fruit"):
             fruit_tab(models)
         with gr.Tab("Runs"):
