@@ -30,6 +30,7 @@ NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 DEFAULT_VIVIDNESS = 0.5  # of a picture, unless its owner asks for another
 VIVIDNESS = {"": 0.0, "half_vivid_": 0.5, "vivid_": 1.0}  # at which ``test`` measures, by the prefixes of the metrics
 GAINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.5, 3.0)  # of chroma, to calibrate vividness
+LEGIBLE = 0.4, 0.85  # lightness at which sRGB has room for chroma; black would stay black in any color
 THINNING = 8  # calibration looks at every eighth pixel, across and down
 
 
@@ -147,7 +148,7 @@ class PaletteColorizer(Colorizer):
 
         Args:
             prediction: what :meth:`predict` returned for the image.
-            lightness: (1, 1, H, W), of the image; the colors have the point's.
+            lightness: (1, 1, H, W), of the image; the colors have the point's, within LEGIBLE.
             x: from the left edge, 0, to the right, 1.
             y: from the top, 0, to the bottom, 1.
             number: of colors.
@@ -157,7 +158,8 @@ class PaletteColorizer(Colorizer):
         scores = prediction.scores[0, :, row // 4, column // 4]
         probabilities, places = scores.softmax(dim=0).topk(number)
         chroma = (self.colors[places] / self.lab_scale[1:].flatten()).T[None, :, None]  # (1, 2, 1, number)
-        colors = self.join(lightness[:, :, row, column].expand(1, 1, 1, number), chroma)[0, :, 0].T
+        shown = lightness[:, :, row, column].clamp(*LEGIBLE).expand(1, 1, 1, number)
+        colors = self.join(shown, chroma)[0, :, 0].T
         return [Likely((*color,), one) for color, one in zip(colors.tolist(), probabilities.tolist(), strict=True)]
 
     def gain(self, vividness: float) -> float:
