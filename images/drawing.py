@@ -62,10 +62,14 @@ def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
     places = codes @ components.T
     places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
+    return scattered(images, places / places.abs().max().clamp(min=1e-12))  # one scale for both axes
+
+
+def scattered(images: Tensor, places: Tensor) -> Image.Image:
+    """Center thumbnails of images (B, 3, H, W) in [0, 1] on places (B, 2) in [-1, 1], across and down."""
     margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
-    places = margin + places * margin / places.abs().max().clamp(min=1e-12)  # one scale for both axes
     canvas = Image.new("RGB", (MAP_SIZE, MAP_SIZE), "white")
-    for image, (x, y) in zip(images.cpu(), places.tolist(), strict=True):
+    for image, (x, y) in zip(images.cpu(), (margin + margin * places).tolist(), strict=True):
         canvas.paste(to_pil_image(image).resize((MAP_THUMBNAIL, MAP_THUMBNAIL)), (round(x), round(y)))
     return canvas
 
