@@ -13,13 +13,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+from tqdm import tqdm
 
 from datamodules.read_ahead import ReadAhead
 from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_group, open_store
 from system.errors import PigmentError, shown
+
+BATCH = 256  # images to look through at a time
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -273,9 +275,10 @@ class Order(DistributedSampler[Any], SequentialSampler):  # overfit_batches woul
         return (index + num_images * int(is_mirrored[index]) for index in super().__iter__())
 
 
-def as_images(pixels: NDArray[np.uint8]) -> Tensor:
-    """View pixels (N, H, W, 3) as images (N, 3, H, W), channels last in memory: networks train faster on these."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+def in_batches(images: Images, device: torch.device, task: str) -> Iterator[Tensor]:
+    """Yield all images of a part as batches (B, 3, S, S) in [0, 1] on a device; a progress bar names the task."""
+    for indices in tqdm(torch.arange(len(images)).split(BATCH), task):
+        yield images.__getitems__(indices.tolist()).to(device) / 255
 
 
 def spread_out(images: Dataset[Tensor], number: int) -> Tensor:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
 
 from images import png
 from images.files import open_file
@@ -91,6 +93,11 @@ def read_square(content: bytes, size: int) -> tuple[NDArray[np.uint8], Notes]:
         return np.ascontiguousarray(upright(np.asarray(pixels), exif)), notes
 
     return despite_metadata(io.BytesIO(content), use)
+
+
+def as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    """View pixels (N, H, W, 3) as images (N, 3, H, W), channels last in memory: networks train faster on these."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def despite_metadata(file: IO[bytes], use: Callable[[IO[bytes], ImageFile, Notes], Result]) -> Result:

@@ -66,7 +66,7 @@ def test_a_fit_is_the_same_for_the_same_codes_and_leaves_the_random_state() -> N
 
 def test_slerp_goes_along_the_sphere_at_an_even_pace() -> None:
     first, second = torch.tensor([2.0, 0, 0]), torch.tensor([0, 0, 2.0])
-    codes = slerp(first, second, 4)
+    codes = slerp(first, second, torch.linspace(0, 1, 4))
     angles = torch.tensor([0.0, 30, 60, 90]).deg2rad()
     expected = 2 * torch.stack([angles.cos(), torch.zeros(4), angles.sin()], dim=1)
     torch.testing.assert_close(codes, expected)
@@ -74,7 +74,7 @@ def test_slerp_goes_along_the_sphere_at_an_even_pace() -> None:
 
 def test_slerp_of_codes_on_one_line_is_straight() -> None:
     for second in (torch.tensor([1.0, 2]), torch.tensor([3.0, 6]), torch.tensor([-1.0, -2])):
-        codes = slerp(torch.tensor([1.0, 2]), second, 3)
+        codes = slerp(torch.tensor([1.0, 2]), second, torch.tensor([0, 0.5, 1]))
         torch.testing.assert_close(
             codes, torch.stack([torch.tensor([1.0, 2]), (torch.tensor([1.0, 2]) + second) / 2, second])
         )

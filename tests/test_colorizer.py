@@ -15,8 +15,8 @@ from colorization import Colorizer, DeepColorizer, PaletteColorizer, ResNetColor
 from colorization.color import rgb_to_lab
 from colorization.metrics import ciede2000
 from datamodules import PaintingsDataModule
-from datamodules.folder import as_images
 from images.colorfulness import colorfulness
+from images.reading import as_images
 from resuming.loggers import read_metrics
 from tests.world import CONFIGS, tiny
 from train import main

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from datamodules import FruitsDataModule, PaintingsDataModule
 from datamodules.demo import fruits as demo
-from datamodules.folder import as_images
 from datamodules.store import read_manifest
+from images.reading import as_images
 from system.errors import PigmentError
 from tests.world import CONFIGS, tiny, write_ball
 from train import main

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from callbacks import StopWhenNotFinite
 from callbacks.not_finite import skip_if
 from datamodules import FruitsDataModule
-from datamodules.folder import as_images
+from images.reading import as_images
 from tests.world import CONFIGS, tiny
 from train import main
 

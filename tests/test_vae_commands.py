@@ -17,6 +17,7 @@ from train import PigmentCLI
 from train import main as train
 from vae import VAE, ConvVAE
 from vae.__main__ import main
+from vae.play import Fruit
 from vae.weights import FRUIT
 from vae.weights.__main__ import LARGEST
 from vae.weights.__main__ import main as convert
@@ -113,6 +114,44 @@ def test_interpolate_leads_from_one_file_to_the_other(vae_run: PigmentCLI, files
     assert_alike(row[[0, 6, 1, 5]], as_cells(ends))
 
 
+def test_walk_leads_between_fruits_that_seeds_and_files_find(vae_run: PigmentCLI, files: list[Path]) -> None:
+    vae = vae_run.model.eval()
+    seeded, unlikely = vae.sample(1, 17), vae.sample(1, 4, "mixture")
+    read_back = vae.reconstruct(read(files[0]))
+    corners = as_cells(torch.cat([unlikely, seeded, read_back, seeded]))
+
+    square = draw("walk", last(vae_run), "4", "prior:17", str(files[0]), "prior:17", "--steps=5")
+    assert square.shape[:2] == (5, 5)
+    assert_alike(square[[0, 0, -1, -1], [0, -1, 0, -1]], corners)
+    (strip,) = draw("walk", last(vae_run), "4", "prior:17")
+    assert len(strip) == COLUMNS
+    assert_alike(strip[[0, -1]], corners[:2])
+    triangle = draw("walk", last(vae_run), "4", "prior:17", str(files[0]), "--steps=3")
+    assert_alike(triangle[[0, 0, -1, -1], [0, -1, 0, -1]], corners[[0, 1, 2, 2]])
+
+    draw("walk", last(vae_run), "4", "prior:17", str(files[0]), "7", "--steps=5")
+    as_drawn = np.asarray(Image.open("new/grid.png"))
+    inner = cells(as_drawn)[1, 3]
+    draw("walk", last(vae_run), "4", "prior:17", str(files[0]), "7", "--at=0.75,0.25")
+    assert_alike(np.asarray(Image.open("new/grid.png")), inner)
+
+
+def test_a_fruit_moves_along_the_principal_directions(vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]) -> None:
+    draw("walk", last(vae_run), "4@0.5,0,-2")
+    vae, directions = vae_run.model.eval(), vae_run.model.codes.directions
+    code = vae.draw(1, 4, "mixture") + 0.5 * directions[0] - 2 * directions[2]
+    assert_alike(np.asarray(Image.open("new/grid.png")), as_cells(vae.decode(code).detach())[0])
+    capsys.readouterr()
+    assert main(["walk", "4@1,1,1,1,1", f"--ckpt={last(vae_run)}", "--out=grid.png"]) == 2
+    assert capsys.readouterr().err == "error: this VAE has 4 principal directions, not 5\n"
+
+
+@pytest.mark.parametrize("text", ["17", "prior:17", "17@0.5,0,-2", "gaussian:3@-1", "pear.jpg", "a@b/17.png@0,0.1"])
+def test_the_text_of_a_fruit_finds_it_again(text: str) -> None:
+    assert str(Fruit.parse(text)) == text
+    assert isinstance(Fruit.parse(text).source, Path) == (".jpg" in text or ".png" in text)
+
+
 def test_traverse_goes_along_directions_through_the_mean_code(vae_run: PigmentCLI) -> None:
     rows = draw("traverse", last(vae_run), "--directions=3")
     assert rows.shape[:2] == (3, COLUMNS + 1)
@@ -207,6 +246,8 @@ def test_only_a_vae_with_samplers_can_come_with_the_project(
         (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a whole checkpoint of this program"),
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
+        (["walk", "none.jpg@1"], "'none.jpg' cannot be used: No such file"),
+        (["walk", "1", "2", "3", "4", "5"], "a walk is between 4 fruits at most, not 5"),
         (["neighbors", "--root="], "root is empty. Name a folder"),
         (["neighbors", "--root=none"], "there is no folder 'none': root must name"),
         (["sample", "--ckpt=none.ckpt", "--out=text.ckpt/grid.png"], "cannot write to 'text.ckpt': File exists"),

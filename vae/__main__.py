@@ -3,33 +3,29 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from cli.arguments import ArgumentParser, local_path, positive, seed
-from datamodules.folder import FolderDataModule, Images, as_images
+from cli.arguments import ArgumentParser, fraction, local_path, positive, seed
+from datamodules.folder import FolderDataModule, Images, in_batches
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
-from images.files import open_file
-from images.reading import read_square
 from modes import evaluating
 from resuming.artifacts import on_this_machine
 from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
 from system.atomic import make_folders
 from system.command import Command
-from system.errors import PigmentError, reason, shown
+from system.errors import PigmentError, shown
 from system.hardware import within_memory
 from vae import VAE
 from vae.codes import Sampler, slerp
+from vae.play import NUM_CORNERS, Fruit, between, nearest, places, read_image
 from vae.weights import FRUIT
 
 REACH = 3  # standard deviations to follow a direction, either way
-BATCH = 256  # images encoded, decoded or compared at a time
+BATCH = 256  # images decoded at a time
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -60,11 +56,23 @@ def make_parser() -> ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    command = {run: add(run) for run in (sample, reconstruct, interpolate, traverse, neighbors)}
+    command = {run: add(run) for run in (sample, reconstruct, interpolate, walk, traverse, neighbors)}
     command[fit] = add(fit, "checkpoint")
     command[reconstruct].add_argument("files", nargs="+", type=local_path, metavar="FILE")
     command[interpolate].add_argument("files", nargs=2, type=local_path, metavar="FILE")
-    command[interpolate].add_argument("--steps", type=positive, default=8, help="images between the two: %(default)s")
+    command[walk].add_argument(
+        "fruits",
+        nargs="+",
+        type=fruit,
+        metavar="FRUIT",
+        help="a seed, such as 17 or prior:17, or an image file; 17@1,0,-2 is 17, moved by so many standard deviations "
+        "along the principal directions",
+    )
+    command[walk].add_argument(
+        "--at", type=place, metavar="ACROSS[,DOWN]", help="draw only the image there; 0.5,0.5 is in the middle"
+    )
+    for run, what in {interpolate: "images between the two", walk: "images on each side"}.items():
+        command[run].add_argument("--steps", type=positive, default=COLUMNS, help=f"{what}: %(default)s")
     command[traverse].add_argument(
         "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
     )
@@ -83,6 +91,16 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def fruit(text: str) -> Fruit:
+    return Fruit.parse(os.path.expanduser(text))
+
+
+def place(text: str) -> list[Tensor]:
+    """Read how far across and down, from 0 to 1."""
+    across, _, down = text.partition(",")
+    return [torch.tensor([fraction(share)]) for share in (across, down or "0")]
+
+
 def sample(options: argparse.Namespace) -> None:
     """New images."""
     vae, _ = load_model(options.ckpt, VAE)
@@ -96,18 +114,28 @@ def sample(options: argparse.Namespace) -> None:
 def reconstruct(options: argparse.Namespace) -> None:
     """Image files, and below each what the VAE makes of it."""
     vae, _ = load_model(options.ckpt, VAE)
-    images = read(options.files, vae)
+    images = torch.cat([read_image(path, vae) for path in options.files])
     save_png(pairs(images, vae.reconstruct(images)), options.out)
 
 
 def interpolate(options: argparse.Namespace) -> None:
     """A strip that leads from one image file to another, along the arc between their codes."""
     vae, _ = load_model(options.ckpt, VAE)
-    images = read(options.files, vae)
+    images = torch.cat([read_image(path, vae) for path in options.files])
     with evaluating(vae):
         first, second = vae.encode(images)[0]
-        between = vae.decode(slerp(first, second, options.steps))
+        between = vae.decode(slerp(first, second, torch.linspace(0, 1, options.steps, device=vae.device)))
     save_png(grid(torch.cat([images[:1], between, images[1:]]), len(between) + 2), options.out)
+
+
+def walk(options: argparse.Namespace) -> None:
+    """A fruit, a strip from one to another, or a square between three or four."""
+    if len(options.fruits) > NUM_CORNERS:
+        raise PigmentError(f"a walk is between {NUM_CORNERS} fruits at most, not {len(options.fruits)}")
+    vae, _ = load_model(options.ckpt, VAE)
+    corners = [fruit.code(vae) for fruit in options.fruits]
+    images = between(vae, corners, *(options.at or places(len(corners), options.steps)))
+    save_png(grid(images, options.steps), options.out)
 
 
 def traverse(options: argparse.Namespace) -> None:
@@ -126,56 +154,30 @@ def neighbors(options: argparse.Namespace) -> None:
     vae, checkpoint = load_model(options.ckpt, VAE)
     images = vae.sample(options.number, options.seed, options.sampler)
     training = training_images(options.root, vae, checkpoint)
-    distances = [torch.cdist(images.flatten(1), batch.flatten(1)) for batch in batches(training, vae, "Comparing")]
-    nearest = as_floats(training.__getitems__(torch.cat(distances, dim=1).argmin(dim=1).tolist()), vae)
-    save_png(pairs(images, nearest), options.out)
+    indices = nearest(images, in_batches(training, vae.device, "Comparing"))
+    save_png(pairs(images.cpu(), training.__getitems__(indices.tolist()) / 255), options.out)
 
 
 def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
     vae, checkpoint = load_model(options.ckpt, VAE)
-    vae.fit_samplers(batches(training_images(options.root, vae, checkpoint), vae, "Encoding"))
+    vae.fit_samplers(in_batches(training_images(options.root, vae, checkpoint), vae.device, "Encoding"))
     vae.on_save_checkpoint(checkpoint)
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
 
 
-def read(files: Sequence[Path], vae: VAE) -> Tensor:
-    """Read images the way training does: (len(files), 3, S, S) in [0, 1], on the VAE's device.
-
-    Raises:
-        PigmentError: if one cannot be read.
-    """
-    images = []
-    for path in files:
-        try:
-            with open_file(path) as file:
-                images.append(read_square(file.read(), vae.image_size)[0])
-        except Exception as error:  # damaged files raise all sorts of errors
-            raise PigmentError(f"'{path}' cannot be used: {reason(error)}") from None
-    return as_floats(as_images(np.stack(images)), vae)
-
-
-def training_images(root: str | None, vae: VAE, checkpoint: dict[str, Any]) -> Images:
+def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) -> Images:
     """Find the training images in a folder, or where the checkpoint's run found them.
 
     Raises:
         PigmentError: if there are fewer than two.
     """
     given = {} if root is None else {"root": root}
-    data: FolderDataModule = data_of(checkpoint, **given, size=vae.image_size, batch_size=BATCH)
+    data: FolderDataModule = data_of(checkpoint, **given, size=vae.image_size)
     images = data.images("train")
     if len(images) < 2:
         raise PigmentError(f"'{data.folder}' has {len(images)} training images, needs 2 or more")
     return images
-
-
-def batches(images: Images, vae: VAE, task: str) -> Iterator[Tensor]:
-    for indices in tqdm(torch.arange(len(images)).split(BATCH), task):
-        yield as_floats(images.__getitems__(indices.tolist()), vae)
-
-
-def as_floats(images: Tensor, vae: VAE) -> Tensor:
-    return images.to(vae.device) / 255
 
 
 if __name__ == "__main__":

@@ -68,13 +68,13 @@ def fit_codes(codes: Tensor) -> Codes:
     return Codes(*(tensor.float().contiguous() for tensor in found))
 
 
-def slerp(first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """Interpolate spherically between two codes (D,): (steps, D), both ends included.
+def slerp(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
+    """Interpolate spherically between two codes (D,), where ``shares`` (N,) of the way are done: (N, D).
 
     Shoemake 1985, "Animating Rotation with Quaternion Curves". A straight line would pass through codes that are
     shorter than any image's.
     """
-    shares = torch.linspace(0, 1, steps, device=first.device)[:, None]
+    shares = shares[:, None]
     angle = torch.arccos(torch.cosine_similarity(first, second, dim=0).clamp(-1, 1))
     if angle.sin() < 1e-4:  # on one line there is no arc, or more than one
         return torch.lerp(first, second, shares)
