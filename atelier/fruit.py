@@ -1,9 +1,209 @@
-"""The Fruit tab."""
+"""The Fruit tab: fruits that never grew, and the ways between them."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
 
 import gradio as gr
+import torch
+from torch import Tensor
 
-from atelier.models import Models
+from atelier.chart import Chart, Found, draw_chart, training_data
+from atelier.errors import said_on_the_page
+from atelier.models import SHIPPED, Models
+from atelier.pictures import encoded, img, pointable, saveable
+from atelier.strips import CLICKS, strip
+from datamodules.folder import in_batches
+from images.drawing import COLUMNS, grid
+from modes import evaluating
+from vae import ConvVAE
+from vae.codes import Sampler
+from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
+
+NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
+NUM_NEW = 12
+NO_VAE = """**No VAE is trained yet.** This trains one, and it appears here by itself:
+
+    python train.py fit --config configs/vae_calibrated.yaml"""
+TO_WALK = "Keep two fruits to walk from one to the other; three or four make a square."
+ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
+NO_CODES = "This VAE knows neither map nor directions: its samplers were not fitted. `python -m vae fit` does that."
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 def fruit_tab(models: Models) -> None:
-    gr.Markdown("To come.")
+    with gr.Tab("Fruit") as tab:
+        nothing = gr.Markdown(NO_VAE, visible=False)
+        with gr.Column(visible=False) as everything:
+            path = gr.Dropdown([], label="Model")
+            found, kept, charted = gr.State(), gr.State([]), gr.State()
+            with gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    with gr.Tab("Map"):
+                        chart = pointable("Map of fruits: point at one, or between them")
+                        about_chart = gr.Markdown()
+                    with gr.Tab("New fruits"):
+                        with gr.Row():
+                            seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=100)
+                            sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
+                        new = gr.HTML(js_on_load=CLICKS)
+                        others = gr.Button(f"{NUM_NEW} others")
+                        with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
+                    with gr.Tab("Your picture"):
+                        own = gr.File(label="A picture of a fruit")
+                        seen = gr.HTML()
+                with gr.Column(scale=4, min_width=300):
+                    picture = gr.HTML()
+                    keep = gr.Button("Keep for a walk", variant="primary")
+                with gr.Column(scale=4, min_width=300):
+                    sliders = [
+                        gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}")
+                        for number in range(1, NUM_DIRECTIONS + 1)
+                    ]
+                    as_found = gr.Button("As it was")
+            line = gr.Textbox(label="The same fruit on the command line", buttons=["copy"])
+            gr.Markdown("## A walk between fruits")
+            about_walk = gr.Markdown()
+            with gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    way = pointable("The way between the fruits: point at a place")
+                with gr.Column(scale=4, min_width=300):
+                    passed = gr.HTML()
+                with gr.Column(scale=4, min_width=300):
+                    corners = gr.HTML(js_on_load=CLICKS)
+            way_line = gr.Textbox(label="The same fruit on the command line", buttons=["copy"])
+    shown = [found, *sliders, picture, line]
+    new_fruits = [path, seed, sampler, with_nearest]
+
+    @said_on_the_page()
+    def find(path: str | None) -> tuple[Any, ...]:
+        choices = models.choices(ConvVAE)
+        paths = [value for _, value in choices]
+        chosen = path if path in paths else next(iter(paths), None)
+        return gr.Dropdown(choices, value=chosen), gr.Column(visible=bool(paths)), gr.Markdown(visible=not paths)
+
+    @said_on_the_page()
+    def open_model(path: str) -> tuple[Any, ...]:
+        vae = models.load(path, ConvVAE)
+        if vae.codes:
+            samplers, (chart, drawn, note) = get_args(Sampler), draw_chart(path, vae)
+            picture = img(encoded(drawn), "Map of fruits")
+        else:
+            samplers, chart, picture, note = ("prior",), None, "", NO_CODES
+        first = Fruit((samplers[-1], 0))
+        return (
+            chart,
+            picture,
+            note,
+            gr.Dropdown(samplers, value=samplers[-1]),
+            Found(first, first.code(vae)),
+            [],
+            *(gr.Slider(value=0, visible=bool(chart) and number < vae.latent_dim) for number in range(NUM_DIRECTIONS)),
+        )
+
+    def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
+        with said_on_the_page():
+            vae = models.load(path, ConvVAE)
+            codes = torch.cat([vae.draw(1, seed + number, sampler) for number in range(NUM_NEW)])
+            images = decode(codes, vae)
+            captions = [f"seed {seed + number}" for number in range(NUM_NEW)]
+            yield fruits_to_choose(images, captions)
+            if with_nearest:
+                training = training_data(path, vae).images("train")
+                indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
+                pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
+                yield fruits_to_choose(pairs, captions)
+
+    @said_on_the_page()
+    def show(path: str, found: Found, *moves: float) -> tuple[str, str]:
+        vae = models.load(path, ConvVAE)
+        moved = found.moved(moves[: vae.latent_dim], vae)
+        (image,) = decode(moved.code[None], vae)
+        name = found.name if moved is found else f"{found.name}, moved"
+        return saveable(encoded(image), name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
+
+    @said_on_the_page()
+    def begin_with(path: str, found: Found, moves: Sequence[float] = ()) -> tuple[Any, ...]:
+        moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
+        return found, *moves, *show(path, found, *moves)
+
+    @said_on_the_page()
+    def point_at_map(path: str, charted: Chart, place: gr.EventData) -> tuple[Any, ...]:
+        return begin_with(path, *charted.at(place.x, place.y))
+
+    @said_on_the_page()
+    def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
+        fruit = Fruit((sampler, seed + int(chosen.what)))
+        return begin_with(path, Found(fruit, fruit.code(models.load(path, ConvVAE))))
+
+    @said_on_the_page()
+    def read_own(path: str, file: str) -> tuple[Any, ...]:
+        vae = models.load(path, ConvVAE)
+        image = read_image(Path(file), vae)
+        with evaluating(vae):
+            code = vae.encode(image)[0][0].cpu()
+        own = Found(Fruit(Path(Path(file).name)), code)
+        return img(encoded(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
+
+    @said_on_the_page()
+    def keep_one(path: str, found: Found, kept: list[Found], *moves: float) -> list[Found]:
+        vae = models.load(path, ConvVAE)
+        return [*kept, found.moved(moves[: vae.latent_dim], vae)]
+
+    @said_on_the_page()
+    def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
+        vae = models.load(path, ConvVAE)
+        codes = [code for _, code in kept]
+        images = [decode(code[None], vae)[0] for code in codes]
+        thumbnails = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
+        full = gr.Button(interactive=len(kept) < NUM_CORNERS)
+        if len(kept) < 2:
+            return full, thumbnails, TO_WALK, "", "", gr.Textbox(visible=False)
+        way = img(encoded(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)), "Fruits on the way")
+        passed, line = pass_by(path, kept, 0.5, 0.5)
+        return full, thumbnails, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
+
+    def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
+        vae = models.load(path, ConvVAE)
+        across, down = round(across, 3), round(down, 3) if len(kept) > 2 else 0
+        (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
+        at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
+        names = [str(fruit) for fruit, _ in kept]
+        caption = f"between {' and '.join(one.name for one in kept)}"
+        return saveable(encoded(image), caption, "between.png"), command(path, "between.png", *names, at)
+
+    @said_on_the_page()
+    def point_at_way(path: str, kept: list[Found], place: gr.EventData) -> tuple[str, str]:
+        return pass_by(path, kept, place.x, place.y)
+
+    def let_go(kept: list[Found], chosen: gr.EventData) -> list[Found]:
+        number = int(chosen.what)
+        return kept[:number] + kept[number + 1 :]
+
+    walk = [keep, corners, about_walk, way, passed, way_line]
+    tab.select(find, path, [path, everything, nothing])
+    opened = path.change(open_model, path, [charted, chart, about_chart, sampler, found, kept, *sliders])
+    opened.success(show, [path, found, *sliders], [picture, line])
+    opened.success(draw_new, new_fruits, new)
+    opened.success(lay_out, [path, kept], walk)
+    others.click(lambda seed: seed + NUM_NEW, seed, seed)
+    gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
+    gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
+    chart.input(point_at_map, [path, charted], shown, **AT_ONCE)
+    new.click(choose_new, [path, seed, sampler], shown, **AT_ONCE)
+    own.upload(read_own, [path, own], [seen, *shown])
+    as_found.click(begin_with, [path, found], shown, **AT_ONCE)
+    keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
+    corners.click(let_go, kept, kept).success(lay_out, [path, kept], walk)
+    way.input(point_at_way, [path, kept], [passed, way_line], **AT_ONCE)
+
+
+def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
+    pixels = [image.mul(255).byte().permute(1, 2, 0).numpy() for image in images]
+    return strip(zip(pixels, captions, strict=True), style="--least: 90px")
+
+
+def command(path: str, out: str, *arguments: str) -> str:
+    checkpoint = [] if path in map(str, SHIPPED) else ["--ckpt", path]
+    return shlex.join(["python", "-m", "vae", "walk", *arguments, *checkpoint, "--out", out])

@@ -34,10 +34,8 @@ def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
             color_tab(page, models, examples)
-        with gr.Tab("Fruit"):
-            fruit_tab(models)
-        with gr.Tab("Runs"):
-            runs_tab(models)
+        fruit_tab(models)
+        runs_tab(models)
     return page
 
 

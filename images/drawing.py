@@ -65,12 +65,12 @@ def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     return scattered(images, places / places.abs().max().clamp(min=1e-12))  # one scale for both axes
 
 
-def scattered(images: Tensor, places: Tensor) -> Image.Image:
+def scattered(images: Tensor, places: Tensor, thumbnail: int = MAP_THUMBNAIL) -> Image.Image:
     """Center thumbnails of images (B, 3, H, W) in [0, 1] on places (B, 2) in [-1, 1], across and down."""
-    margin = (MAP_SIZE - MAP_THUMBNAIL) / 2
+    margin = (MAP_SIZE - thumbnail) / 2
     canvas = Image.new("RGB", (MAP_SIZE, MAP_SIZE), "white")
     for image, (x, y) in zip(images.cpu(), (margin + margin * places).tolist(), strict=True):
-        canvas.paste(to_pil_image(image).resize((MAP_THUMBNAIL, MAP_THUMBNAIL)), (round(x), round(y)))
+        canvas.paste(to_pil_image(image).resize((thumbnail, thumbnail)), (round(x), round(y)))
     return canvas
 
 

@@ -85,7 +85,13 @@ def move(code: Tensor, moves: Sequence[float], vae: ConvVAE) -> Tensor:
     directions = vae.fitted_codes().directions
     if len(moves) > len(directions):
         raise PigmentError(f"this VAE has {len(directions)} principal directions, not {len(moves)}")
-    return code + torch.tensor(moves) @ directions[: len(moves)]
+    return code + torch.tensor(moves, dtype=torch.float32) @ directions[: len(moves)]
+
+
+def decode(codes: Tensor, vae: ConvVAE) -> Tensor:
+    """Map codes (B, D) to images (B, 3, S, S) in [0, 1], on the CPU."""
+    with evaluating(vae):
+        return vae.decode(codes.to(vae.device)).cpu()
 
 
 def between(vae: ConvVAE, corners: Sequence[Tensor], across: Tensor, down: Tensor) -> Tensor:
@@ -103,8 +109,7 @@ def between(vae: ConvVAE, corners: Sequence[Tensor], across: Tensor, down: Tenso
     first, second, third, fourth = (*corners, *[corners[-1]] * NUM_CORNERS)[:NUM_CORNERS]
     upper, lower = slerp(first, second, across), slerp(third, fourth, across)
     codes = torch.stack([slerp(*ends, down) for ends in zip(upper, lower, strict=True)], dim=1)
-    with evaluating(vae):
-        return vae.decode(codes.flatten(0, 1).to(vae.device)).cpu()
+    return decode(codes.flatten(0, 1), vae)
 
 
 def places(num_corners: int, steps: int) -> tuple[Tensor, Tensor]:
