@@ -1,9 +1,129 @@
-"""The Runs tab."""
+"""The Runs tab: what all runs reached, and their pictures, two side by side."""
+
+import re
+from datetime import datetime
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
 
 import gradio as gr
+from PIL import Image
 
-from atelier.models import Models
+from atelier.errors import said_on_the_page
+from atelier.models import Models, Run
+from atelier.pictures import img
+from resuming.loggers import sync_command
+from system.errors import PigmentError, reason
+
+COLUMNS: dict[str, Literal["str", "number"]] = {
+    "Run": "str",
+    "Model": "str",
+    "Data": "str",
+    "Epochs": "number",
+    "val/loss": "number",
+    "CIEDE2000": "number",
+    "Bits per dim": "number",
+    "PSNR": "number",
+    "When": "str",
+    "W&B": "str",
+}
+NO_RUNS = "**No runs yet.** `python train.py fit --config configs/vae.yaml` makes one; it appears here by itself."
 
 
 def runs_tab(models: Models) -> None:
-    gr.Markdown("To come.")
+    with gr.Tab("Runs") as tab:
+        said = gr.Markdown()
+        table = gr.Dataframe(
+            headers=[*COLUMNS],
+            datatype=[*COLUMNS.values()],
+            label="Runs: a click on a heading sorts, one on a row shows the run",
+            interactive=False,
+        )
+        with gr.Row():
+            shown = [side(label) for label in ("A run", "Beside it")]
+    (first, *_), _ = shown
+
+    @said_on_the_page()
+    def find(*chosen: str | None) -> tuple[Any, ...]:
+        runs, left_out = models.find_runs()
+        names = [name_of(run, models) for run in runs]
+        notes = [f"`{folder}` is left out: {why}" for folder, why in left_out.items()]
+        if not runs:
+            notes.insert(0, NO_RUNS)
+        values = [name if name in names else None for name in chosen]
+        values[0] = values[0] or next(iter(names), None)
+        choices = [gr.Dropdown([*names], value=value) for value in values]
+        return "\n\n".join(notes), gr.Dataframe([row(run, models) for run in runs], visible=bool(runs)), *choices
+
+    @said_on_the_page()
+    def show(name: str | None) -> tuple[Any, ...]:
+        if name is None:
+            return "", "", "", gr.Accordion(visible=False)
+        folder = models.runs / name
+        try:
+            config = (folder / "config.yaml").read_text()
+        except OSError as error:
+            raise PigmentError(f"the run '{folder}' cannot be shown: {reason(error)}") from error
+        where = on_wandb(folder)
+        about = f"`{where}`" if where.startswith("wandb") else where
+        return about, pictures_of(folder), config, gr.Accordion(visible=True)
+
+    def choose(chosen: gr.SelectData) -> str:
+        return chosen.row_value[0]
+
+    tab.select(find, [name for name, *_ in shown], [said, table, *(name for name, *_ in shown)])
+    table.select(choose, None, first)
+    for name, *outputs in shown:
+        name.change(show, name, outputs)
+
+
+def side(label: str) -> list[Any]:
+    with gr.Column(min_width=320):
+        name = gr.Dropdown([], label=label)
+        about = gr.Markdown()
+        pictures = gr.HTML()
+        with gr.Accordion("config.yaml", open=False, visible=False) as settings:
+            config = gr.Code(language="yaml", show_label=False, interactive=False)
+    return [name, about, pictures, config, settings]
+
+
+def name_of(run: Run, models: Models) -> str:
+    return str(run.folder.relative_to(models.runs))
+
+
+def row(run: Run, models: Models) -> list[Any]:
+    best = {
+        "val/loss": run.best("val/loss"),
+        "CIEDE2000": run.best("val/ciede2000"),
+        "Bits per dim": run.best("val/bits_per_dim"),
+        "PSNR": run.best("val/psnr", max) or run.best("test/psnr", max),
+    }
+    when = f"{datetime.fromtimestamp(run.changed):%Y-%m-%d %H:%M}"
+    figures = [None if value is None else float(f"{value:.4g}") for value in best.values()]
+    return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures, when, on_wandb(run.folder)]
+
+
+def on_wandb(folder: Path) -> str:
+    """Return where a run is in Weights & Biases, as it said at its end, or the command that takes it there."""
+    if any(folder.glob("wandb/offline-run-*")):
+        return sync_command(folder)
+    logs = sorted(folder.glob("wandb/run-*/files/output.log"))
+    return next(iter(re.findall(r"https?://\S+/runs/\S+", logs[-1].read_text())), "") if logs else ""
+
+
+def pictures_of(folder: Path) -> str:
+    """Return the HTML of a run's curves, film strips, and latest map; a damaged picture is named instead."""
+    shown = []
+    newest = sorted((folder / "media" / "latent_map").glob("*.png"))[-1:]
+    for path in [*sorted((folder / "media").glob("*.png")), *newest]:
+        what = f"{path.stem.replace('_', ' ')}"
+        try:
+            png = path.read_bytes()
+            with Image.open(BytesIO(png)) as image:
+                image.load()
+        except (OSError, SyntaxError) as error:  # being written, cut off by a kill, or just deleted
+            shown.append(f"<p>{escape(str(path))} cannot be shown: {escape(reason(error))}</p>")
+        else:
+            shown.append(f"<figure>{img(png, what)}<figcaption>{escape(what)}</figcaption></figure>")
+    return f'<div class="films">{"".join(shown)}</div>'

@@ -1,0 +1,190 @@
+"""The page's tabs Fruit and Runs, in a real browser."""
+
+import base64
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser import Atelier, visit
+from train import PigmentCLI
+from vae.__main__ import main
+
+FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText == name"
+
+
+@pytest.fixture(scope="module")
+def runs(atelier: Atelier, vae_run: PigmentCLI) -> Path:
+    """Two runs that the page finds, one with an epoch less in its metrics, and what is left of a third."""
+    folder = atelier.folder / "runs"
+    for name in ("whole", "shorter"):
+        shutil.copytree(vae_run.run_folder, folder / name)
+    lines = (folder / "shorter" / "metrics.csv").read_text().splitlines(keepends=True)
+    epoch = lines[0].split(",").index("epoch")
+    (folder / "shorter" / "metrics.csv").write_text("".join(line for line in lines if line.split(",")[epoch] != "2"))
+    (folder / "torn").mkdir()
+    (folder / "torn" / "config.yaml").write_text("model: {class_")
+    return folder
+
+
+@pytest.fixture
+def page(atelier: Atelier, browser: Any, runs: Path) -> Iterator[Any]:
+    with visit(browser, atelier.address) as page:
+        yield page
+
+
+@pytest.fixture
+def fruit(page: Any, monkeypatch: pytest.MonkeyPatch, atelier: Atelier) -> Any:
+    """The tab Fruit, with the fruit that it begins with."""
+    monkeypatch.chdir(atelier.folder)  # where the page's command lines hold
+    page.get_by_role("tab", name="Fruit").click()
+    page.get_by_role("img", name="seed 0", exact=True).wait_for()
+    return page
+
+
+def wait_for_line(page: Any, wanted: str, number: int = 0) -> str:
+    """Wait until a command line, the fruit's or the walk's, says what is wanted, and return it."""
+    box = page.get_by_label("The same fruit on the command line").nth(number)
+    page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
+    return box.input_value()
+
+
+def picture(page: Any, number: int = 0) -> np.ndarray:
+    """The fruit's picture, or the walk's, as the link below it saves it."""
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save as").nth(number).click()
+    return np.asarray(Image.open(download.value.path()).convert("RGB"))
+
+
+def made_by(line: str, out: Path) -> np.ndarray:
+    program, arguments = shlex.split(line)[:3], shlex.split(line)[3:]
+    assert program == ["python", "-m", "vae"]
+    assert main([*arguments, f"--out={out}"]) == 0
+    return np.asarray(Image.open(out))
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def point(page: Any, label: str, x: float, y: float) -> None:
+    pad = page.get_by_role("slider", name=label)
+    size = pad.bounding_box()
+    pad.click(position={"x": x * size["width"], "y": y * size["height"]})
+
+
+def choose(page: Any, label: str, option: str) -> None:
+    page.get_by_role("listbox", name=label).click()
+    page.get_by_role("option", name=re.compile(option)).click()
+
+
+def cells_beside(page: Any, name: str) -> list[str]:
+    return page.get_by_role("row").filter(has_text=name).get_by_role("gridcell").all_inner_texts()
+
+
+def test_sliders_change_the_fruit_into_what_the_command_line_makes(fruit: Any, tmp_path: Path) -> None:
+    first = picture(fruit)
+    for direction, key in ((1, "ArrowRight"), (1, "ArrowRight"), (3, "ArrowLeft")):
+        fruit.get_by_role("slider", name=f"Direction {direction}").press(key)
+    line = wait_for_line(fruit, "0@0.2,0,-0.1")
+    moved = picture(fruit)
+    assert (moved != first).any()
+    assert (moved == made_by(line, tmp_path / "fruit.png")).all()
+    press(fruit, "As it was")
+    wait_for_line(fruit, "walk 0 ")
+    assert (picture(fruit) == first).all()
+
+
+def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -> None:
+    press(fruit, "Keep for a walk")
+    fruit.get_by_role("tab", name="New fruits").click()
+    press(fruit, "seed 3")
+    wait_for_line(fruit, "walk 3 ")
+    press(fruit, "Keep for a walk")
+    wait_for_line(fruit, "walk 0 3 --at=0.5 ", 1)
+    point(fruit, "The way", 0.2501, 0.5)
+    line = wait_for_line(fruit, "walk 0 3 --at=0.25 ", 1)
+    assert (picture(fruit, 1) == made_by(line, tmp_path / "between.png")).all()
+
+    press(fruit, "seed 5")
+    wait_for_line(fruit, "walk 5 ")
+    press(fruit, "Keep for a walk")
+    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.5 ", 1)
+    fruit.get_by_role("slider", name="The way").press("ArrowDown")
+    line = wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", 1)
+    assert (picture(fruit, 1) == made_by(line, tmp_path / "between.png")).all()
+
+
+def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
+    point(fruit, "Map of fruits", 0.4, 0.6)
+    line = wait_for_line(fruit, str(vae_run.datamodule.folder / "Training"))
+    assert (picture(fruit) == made_by(line, tmp_path / "fruit.png")).all()
+
+
+def test_a_picture_of_ones_own_is_drawn_as_the_command_line_draws_it(
+    fruit: Any, vae_run: PigmentCLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fruit.get_by_role("tab", name="Your picture").click()
+    Path("text.jpg").write_text("I am not an image")
+    fruit.locator("input[type=file]").last.set_input_files("text.jpg")
+    fruit.get_by_text(re.compile("text.jpg' cannot be used: not an image")).wait_for()
+    own = vae_run.datamodule.folder / "Test" / "Lime" / "0_100.jpg"
+    fruit.locator("input[type=file]").last.set_input_files(own)
+    line = wait_for_line(fruit, "walk 0_100.jpg ").replace("--ckpt ", f"--ckpt {Path.cwd()}/")
+    drawn = picture(fruit)
+    monkeypatch.chdir(own.parent)
+    assert (drawn == made_by(line, tmp_path / "fruit.png")).all()
+
+
+def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: Any, runs: Path) -> None:
+    checkpoint = runs / "shorter" / "checkpoints" / "last.ckpt"
+    whole = checkpoint.read_bytes()
+    choose(fruit, "Model", "shorter")
+    wait_for_line(fruit, f"--ckpt {checkpoint.relative_to(Path.cwd())} ")
+    fruit.get_by_role("tab", name="New fruits").click()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    press(fruit, "seed 1")
+    fruit.get_by_text("is not a whole checkpoint").wait_for()
+    checkpoint.unlink()
+    press(fruit, "seed 2")
+    fruit.get_by_text(f"there is no checkpoint '{checkpoint.relative_to(Path.cwd())}' any more").wait_for()
+    checkpoint.write_bytes(whole)
+    press(fruit, "seed 3")
+    wait_for_line(fruit, "walk 3 ")
+
+
+def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, runs: Path) -> None:
+    page.get_by_role("tab", name="Runs").click()
+    page.get_by_text("torn is left out: ").wait_for()
+    names = page.get_by_role("gridcell").filter(has_text=re.compile("^(whole|shorter)$"))
+    names.nth(1).wait_for()
+    losses = {name: cells_beside(page, name)[4] for name in ("whole", "shorter")}
+    assert float(losses["whole"]) < float(losses["shorter"])
+    heading = page.get_by_role("columnheader", name="val/loss")
+    heading.click()
+    page.wait_for_function(FIRST_CELL_IS, arg="whole")
+    heading.click()
+    page.wait_for_function(FIRST_CELL_IS, arg="shorter")
+
+    names.filter(has_text="shorter").click()
+    choose(page, "Beside it", "whole")
+    films = page.get_by_role("img", name="reconstructions")
+    films.nth(1).wait_for()
+    for number in range(2):
+        shown = base64.b64decode(films.nth(number).get_attribute("src").partition(",")[2])
+        assert shown == (runs / "whole" / "media" / "reconstructions.png").read_bytes()
+    boxes = [films.nth(number).bounding_box() for number in range(2)]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
+
+    (runs / "whole").rename(runs / "gone")
+    choose(page, "Beside it", "shorter")
+    choose(page, "Beside it", "whole")
+    page.get_by_text("whole' cannot be shown: No such file").wait_for()
+    (runs / "gone").rename(runs / "whole")
