@@ -51,7 +51,7 @@ def fruit_tab(models: Models) -> None:
                         others = gr.Button(f"{NUM_NEW} others")
                         with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
                     with gr.Tab("Your picture"):
-                        own = gr.File(label="A picture of a fruit")
+                        own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
                         seen = gr.HTML()
                 with gr.Column(scale=4, min_width=300):
                     picture = gr.HTML()
@@ -62,7 +62,7 @@ def fruit_tab(models: Models) -> None:
                         for number in range(1, NUM_DIRECTIONS + 1)
                     ]
                     as_found = gr.Button("As it was")
-            line = gr.Textbox(label="The same fruit on the command line", buttons=["copy"])
+            line = command_line("fruit-command")
             gr.Markdown("## A walk between fruits")
             about_walk = gr.Markdown()
             with gr.Row():
@@ -72,7 +72,7 @@ def fruit_tab(models: Models) -> None:
                     passed = gr.HTML()
                 with gr.Column(scale=4, min_width=300):
                     corners = gr.HTML(js_on_load=CLICKS)
-            way_line = gr.Textbox(label="The same fruit on the command line", buttons=["copy"])
+            way_line = command_line("walk-command")
     shown = [found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
@@ -191,12 +191,18 @@ def fruit_tab(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, [path, charted], shown, **AT_ONCE)
-    new.click(choose_new, [path, seed, sampler], shown, **AT_ONCE)
+    new.click(choose_new, [path, seed, sampler], shown)
     own.upload(read_own, [path, own], [seen, *shown])
-    as_found.click(begin_with, [path, found], shown, **AT_ONCE)
+    own.upload(lambda: None, None, own)  # makes room for the next
+    as_found.click(begin_with, [path, found], shown)
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
     corners.click(let_go, kept, kept).success(lay_out, [path, kept], walk)
     way.input(point_at_way, [path, kept], [passed, way_line], **AT_ONCE)
+
+
+def command_line(elem_id: str) -> gr.Textbox:
+    label = "The same fruit on the command line"
+    return gr.Textbox(label=label, lines=2, buttons=["copy"], interactive=False, elem_id=elem_id)
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ function follow(event) {
     const box = pad().getBoundingClientRect();
     go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
 }
+watch('value', () => { place = {x: 0.5, y: 0.5}; });  // a new picture begins in the middle
 element.addEventListener('pointerdown', event => {
     if (!pad()?.contains(event.target)) return;
     event.preventDefault();

@@ -16,7 +16,8 @@ from tests.browser import Atelier, visit
 from train import PigmentCLI
 from vae.__main__ import main
 
-FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText == name"
+NUM_COLUMNS = 10  # of the table of runs
+FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText.trim() == name"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def fruit(page: Any, monkeypatch: pytest.MonkeyPatch, atelier: Atelier) -> Any:
 
 def wait_for_line(page: Any, wanted: str, number: int = 0) -> str:
     """Wait until a command line, the fruit's or the walk's, says what is wanted, and return it."""
-    box = page.get_by_label("The same fruit on the command line").nth(number)
+    box = page.locator(["#fruit-command", "#walk-command"][number]).locator("textarea")
     page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
     return box.input_value()
 
@@ -70,7 +71,7 @@ def made_by(line: str, out: Path) -> np.ndarray:
 
 
 def press(page: Any, name: str) -> None:
-    page.get_by_role("button", name=name).click()
+    page.get_by_role("button", name=name, exact=True).click()
 
 
 def point(page: Any, label: str, x: float, y: float) -> None:
@@ -80,12 +81,14 @@ def point(page: Any, label: str, x: float, y: float) -> None:
 
 
 def choose(page: Any, label: str, option: str) -> None:
-    page.get_by_role("listbox", name=label).click()
+    page.locator(f"input[aria-label='{label}']").click()
     page.get_by_role("option", name=re.compile(option)).click()
 
 
-def cells_beside(page: Any, name: str) -> list[str]:
-    return page.get_by_role("row").filter(has_text=name).get_by_role("gridcell").all_inner_texts()
+def rows(page: Any) -> list[list[str]]:
+    """The table of runs, as it is sorted now."""
+    cells = [text.strip() for text in page.get_by_role("gridcell").all_inner_texts()]
+    return [cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)]
 
 
 def test_sliders_change_the_fruit_into_what_the_command_line_makes(fruit: Any, tmp_path: Path) -> None:
@@ -132,10 +135,10 @@ def test_a_picture_of_ones_own_is_drawn_as_the_command_line_draws_it(
 ) -> None:
     fruit.get_by_role("tab", name="Your picture").click()
     Path("text.jpg").write_text("I am not an image")
-    fruit.locator("input[type=file]").last.set_input_files("text.jpg")
+    fruit.locator("#own-fruit input[type=file]").set_input_files("text.jpg")
     fruit.get_by_text(re.compile("text.jpg' cannot be used: not an image")).wait_for()
     own = vae_run.datamodule.folder / "Test" / "Lime" / "0_100.jpg"
-    fruit.locator("input[type=file]").last.set_input_files(own)
+    fruit.locator("#own-fruit input[type=file]").set_input_files(own)
     line = wait_for_line(fruit, "walk 0_100.jpg ").replace("--ckpt ", f"--ckpt {Path.cwd()}/")
     drawn = picture(fruit)
     monkeypatch.chdir(own.parent)
@@ -162,17 +165,16 @@ def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: An
 def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, runs: Path) -> None:
     page.get_by_role("tab", name="Runs").click()
     page.get_by_text("torn is left out: ").wait_for()
-    names = page.get_by_role("gridcell").filter(has_text=re.compile("^(whole|shorter)$"))
-    names.nth(1).wait_for()
-    losses = {name: cells_beside(page, name)[4] for name in ("whole", "shorter")}
-    assert float(losses["whole"]) < float(losses["shorter"])
-    heading = page.get_by_role("columnheader", name="val/loss")
-    heading.click()
-    page.wait_for_function(FIRST_CELL_IS, arg="whole")
-    heading.click()
-    page.wait_for_function(FIRST_CELL_IS, arg="shorter")
+    page.get_by_role("gridcell").nth(2 * NUM_COLUMNS - 1).wait_for(state="attached")
+    losses = {name: float(loss) for name, _, _, _, loss, *_ in rows(page)}
+    assert losses["whole"] < losses["shorter"]
+    for order, first in (("ascending", "whole"), ("descending", "shorter")):
+        heading = page.get_by_role("columnheader", name="val/loss")
+        heading.locator("button").click(force=True)
+        page.get_by_text(f"Sort {order}", exact=True).click()
+        page.wait_for_function(FIRST_CELL_IS, arg=first)
 
-    names.filter(has_text="shorter").click()
+    page.get_by_role("gridcell", name="shorter").click()
     choose(page, "Beside it", "whole")
     films = page.get_by_role("img", name="reconstructions")
     films.nth(1).wait_for()
