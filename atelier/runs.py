@@ -37,7 +37,7 @@ def runs_tab(models: Models) -> None:
         table = gr.Dataframe(
             headers=[*COLUMNS],
             datatype=[*COLUMNS.values()],
-            label="Runs: ⋮ beside a heading sorts, a click on a row shows the run",
+            label="Runs: a heading has a menu that sorts, a click on a row shows the run",
             interactive=False,
         )
         with gr.Row():
