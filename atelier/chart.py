@@ -14,7 +14,7 @@ from images.drawing import MAP_SIZE, scattered
 from modes import evaluating
 from resuming.checkpoints import data_of, read_checkpoint
 from system.errors import PigmentError
-from vae import ConvVAE
+from vae import VAE
 from vae.play import Fruit, decode, move
 
 NUM_CHARTED, THUMBNAIL = 300, 56  # fruits at most, and pixels
@@ -35,7 +35,7 @@ class Found(NamedTuple):
             return source.parent.name or source.name
         return f"seed {source[1]}"
 
-    def moved(self, moves: Sequence[float], vae: ConvVAE) -> "Found":
+    def moved(self, moves: Sequence[float], vae: VAE) -> "Found":
         return Found(self.fruit._replace(moves=tuple(moves)), move(self.code, moves, vae)) if any(moves) else self
 
 
@@ -55,7 +55,7 @@ class Chart(NamedTuple):
         return self.fruits[nearest], [round(way, 1) for way in ways[nearest].tolist()]
 
 
-def draw_chart(path: str, vae: ConvVAE) -> tuple[Chart, Image.Image, str]:
+def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
     """Map training images, or new fruits if there are none here; also return its picture, and a note on it."""
     try:
         data = training_data(path, vae)
@@ -90,7 +90,7 @@ def draw_chart(path: str, vae: ConvVAE) -> tuple[Chart, Image.Image, str]:
     )
 
 
-def training_data(path: str, vae: ConvVAE) -> FolderDataModule:
+def training_data(path: str, vae: VAE) -> FolderDataModule:
     """Find what a checkpoint was trained on.
 
     Raises:

@@ -17,15 +17,12 @@ from atelier.strips import CLICKS, strip
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from modes import evaluating
-from vae import ConvVAE
+from vae import VAE
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
 
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
-NO_VAE = """**No VAE is trained yet.** This trains one, and it appears here by itself:
-
-    python train.py fit --config configs/vae_calibrated.yaml"""
 TO_WALK = "Keep two fruits to walk from one to the other; three or four make a square."
 ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
 NO_CODES = "This VAE knows neither map nor directions: its samplers were not fitted. `python -m vae fit` does that."
@@ -34,58 +31,55 @@ AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_m
 
 def fruit_tab(models: Models) -> None:
     with gr.Tab("Fruit") as tab:
-        nothing = gr.Markdown(NO_VAE, visible=False)
-        with gr.Column(visible=False) as everything:
-            path = gr.Dropdown([], label="Model")
-            found, kept, charted = gr.State(), gr.State([]), gr.State()
-            with gr.Row():
-                with gr.Column(scale=5, min_width=320):
-                    with gr.Tab("Map"):
-                        chart = pointable("Map of fruits: point at one, or between them")
-                        about_chart = gr.Markdown()
-                    with gr.Tab("New fruits"):
-                        with gr.Row():
-                            seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=100)
-                            sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
-                        new = gr.HTML(js_on_load=CLICKS)
-                        others = gr.Button(f"{NUM_NEW} others")
-                        with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
-                    with gr.Tab("Your picture"):
-                        own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
-                        seen = gr.HTML()
-                with gr.Column(scale=4, min_width=300):
-                    picture = gr.HTML()
-                    keep = gr.Button("Keep for a walk", variant="primary")
-                with gr.Column(scale=4, min_width=300):
-                    sliders = [
-                        gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}")
-                        for number in range(1, NUM_DIRECTIONS + 1)
-                    ]
-                    as_found = gr.Button("As it was")
-            line = command_line("fruit-command")
-            gr.Markdown("## A walk between fruits")
-            about_walk = gr.Markdown()
-            with gr.Row():
-                with gr.Column(scale=5, min_width=320):
-                    way = pointable("The way between the fruits: point at a place")
-                with gr.Column(scale=4, min_width=300):
-                    passed = gr.HTML()
-                with gr.Column(scale=4, min_width=300):
-                    corners = gr.HTML(js_on_load=CLICKS)
-            way_line = command_line("walk-command")
+        path = gr.Dropdown([], label="Model")
+        found, kept, charted = gr.State(), gr.State([]), gr.State()
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                with gr.Tab("Map"):
+                    chart = pointable("Map of fruits: point at one, or between them")
+                    about_chart = gr.Markdown()
+                with gr.Tab("New fruits"):
+                    with gr.Row():
+                        seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=100)
+                        sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
+                    new = gr.HTML(js_on_load=CLICKS)
+                    others = gr.Button(f"{NUM_NEW} others")
+                    with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
+                with gr.Tab("Your picture"):
+                    own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
+                    seen = gr.HTML()
+            with gr.Column(scale=4, min_width=300):
+                picture = gr.HTML()
+                keep = gr.Button("Keep for a walk", variant="primary")
+            with gr.Column(scale=4, min_width=300):
+                sliders = [
+                    gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}")
+                    for number in range(1, NUM_DIRECTIONS + 1)
+                ]
+                as_found = gr.Button("As it was")
+        line = command_line("fruit-command")
+        gr.Markdown("## A walk between fruits")
+        about_walk = gr.Markdown()
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                way = pointable("The way between the fruits: point at a place")
+            with gr.Column(scale=4, min_width=300):
+                passed = gr.HTML()
+            with gr.Column(scale=4, min_width=300):
+                corners = gr.HTML(js_on_load=CLICKS)
+        way_line = command_line("walk-command")
     shown = [found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
     @said_on_the_page()
-    def find(path: str | None) -> tuple[Any, ...]:
-        choices = models.choices(ConvVAE)
+    def find(path: str | None) -> gr.Dropdown:
+        choices = models.choices(VAE)
         paths = [value for _, value in choices]
-        chosen = path if path in paths else next(iter(paths), None)
-        return gr.Dropdown(choices, value=chosen), gr.Column(visible=bool(paths)), gr.Markdown(visible=not paths)
+        return gr.Dropdown(choices, value=path if path in paths else paths[0])
 
     @said_on_the_page()
     def open_model(path: str) -> tuple[Any, ...]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         if vae.codes:
             samplers, (chart, drawn, note) = get_args(Sampler), draw_chart(path, vae)
             picture = img(encoded(drawn), "Map of fruits")
@@ -104,7 +98,7 @@ def fruit_tab(models: Models) -> None:
 
     def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
         with said_on_the_page():
-            vae = models.load(path, ConvVAE)
+            vae = models.load(path, VAE)
             codes = torch.cat([vae.draw(1, seed + number, sampler) for number in range(NUM_NEW)])
             images = decode(codes, vae)
             captions = [f"seed {seed + number}" for number in range(NUM_NEW)]
@@ -117,7 +111,7 @@ def fruit_tab(models: Models) -> None:
 
     @said_on_the_page()
     def show(path: str, found: Found, *moves: float) -> tuple[str, str]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         moved = found.moved(moves[: vae.latent_dim], vae)
         (image,) = decode(moved.code[None], vae)
         name = found.name if moved is found else f"{found.name}, moved"
@@ -135,11 +129,11 @@ def fruit_tab(models: Models) -> None:
     @said_on_the_page()
     def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit((sampler, seed + int(chosen.what)))
-        return begin_with(path, Found(fruit, fruit.code(models.load(path, ConvVAE))))
+        return begin_with(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     @said_on_the_page()
     def read_own(path: str, file: str) -> tuple[Any, ...]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         image = read_image(Path(file), vae)
         with evaluating(vae):
             code = vae.encode(image)[0][0].cpu()
@@ -148,12 +142,12 @@ def fruit_tab(models: Models) -> None:
 
     @said_on_the_page()
     def keep_one(path: str, found: Found, kept: list[Found], *moves: float) -> list[Found]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         return [*kept, found.moved(moves[: vae.latent_dim], vae)]
 
     @said_on_the_page()
     def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
         thumbnails = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
@@ -165,7 +159,7 @@ def fruit_tab(models: Models) -> None:
         return full, thumbnails, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
-        vae = models.load(path, ConvVAE)
+        vae = models.load(path, VAE)
         across, down = round(across, 3), round(down, 3) if len(kept) > 2 else 0
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
@@ -182,7 +176,7 @@ def fruit_tab(models: Models) -> None:
         return kept[:number] + kept[number + 1 :]
 
     walk = [keep, corners, about_walk, way, passed, way_line]
-    tab.select(find, path, [path, everything, nothing])
+    tab.select(find, path, path)
     opened = path.change(open_model, path, [charted, chart, about_chart, sampler, found, kept, *sliders])
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)

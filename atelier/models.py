@@ -13,8 +13,9 @@ from resuming.checkpoints import MODELS, load_model
 from resuming.loggers import METRICS_FILE
 from study.runs import Curve, class_name, located, read_config, read_history
 from system.errors import PigmentError, reason
+from vae.weights import FRUIT
 
-SHIPPED = {PALETTE: "Palette · comes with Pigment"}
+SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
 Model = TypeVar("Model", bound=LightningModule)
 
 

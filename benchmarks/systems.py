@@ -124,8 +124,8 @@ def _files(root: Path, folder: str) -> list[Path]:
 
 BACKBONE = "tf_efficientnet_lite0"
 SCRATCH = ("--model.init_args.weights=null",)  # downloads nothing
-_calibrated = {"image_size": 100, "latent_dim": 256, "likelihood": "optimal", "activation": "sigmoid"}
-_residual = {"image_size": 100, "latent_channels": 10, "warmup_steps": 100}
+_calibrated: dict[str, Any] = {"image_size": 100, "latent_dim": 256, "likelihood": "optimal", "activation": "sigmoid"}
+_residual: dict[str, Any] = {"image_size": 100, "latent_channels": 10, "warmup_steps": 100}
 SYSTEMS = {
     "A": System("colorization/4_shallow_adam.yaml", 256, 10, 50, _paintings, partial(Colorizing, ShallowNet)),
     "B": System("colorization/6_deep_adam.yaml", 256, 10, 6, _paintings, partial(Colorizing, DeepNet)),

@@ -166,7 +166,7 @@ def fit(options: argparse.Namespace) -> None:
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
 
 
-def training_images(root: str | None, vae: ConvVAE, checkpoint: dict[str, Any]) -> Images:
+def training_images(root: str | None, vae: VAE, checkpoint: dict[str, Any]) -> Images:
     """Find the training images in a folder, or where the checkpoint's run found them.
 
     Raises:

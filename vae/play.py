@@ -13,7 +13,7 @@ from images.reading import as_images, read_square
 from modes import evaluating
 from system.errors import PigmentError, reason
 from vae.codes import Sampler, slerp
-from vae.vae import ConvVAE
+from vae.vae import VAE
 
 NUM_CORNERS = 4  # at most, of the square to walk in
 NUMBER = r"-?\d*\.?\d+"
@@ -47,7 +47,7 @@ class Fruit(NamedTuple):
         moves = re.sub("(,0)+$", "", ",".join(f"{move:g}" for move in self.moves))
         return f"{source}@{moves}" if any(self.moves) else source
 
-    def code(self, vae: ConvVAE) -> Tensor:
+    def code(self, vae: VAE) -> Tensor:
         """Return its code (D,), on the CPU.
 
         Raises:
@@ -62,7 +62,7 @@ class Fruit(NamedTuple):
         return move(code, self.moves, vae) if self.moves else code
 
 
-def read_image(path: Path, vae: ConvVAE) -> Tensor:
+def read_image(path: Path, vae: VAE) -> Tensor:
     """Read an image the way training does: (1, 3, S, S) in [0, 1], on the VAE's device.
 
     Raises:
@@ -76,7 +76,7 @@ def read_image(path: Path, vae: ConvVAE) -> Tensor:
     return as_images(pixels[None].copy()).to(vae.device) / 255
 
 
-def move(code: Tensor, moves: Sequence[float], vae: ConvVAE) -> Tensor:
+def move(code: Tensor, moves: Sequence[float], vae: VAE) -> Tensor:
     """Move a code (D,) along the first principal directions, by so many standard deviations along each.
 
     Raises:
@@ -88,13 +88,13 @@ def move(code: Tensor, moves: Sequence[float], vae: ConvVAE) -> Tensor:
     return code + torch.tensor(moves, dtype=torch.float32) @ directions[: len(moves)]
 
 
-def decode(codes: Tensor, vae: ConvVAE) -> Tensor:
+def decode(codes: Tensor, vae: VAE) -> Tensor:
     """Map codes (B, D) to images (B, 3, S, S) in [0, 1], on the CPU."""
     with evaluating(vae):
         return vae.decode(codes.to(vae.device)).cpu()
 
 
-def between(vae: ConvVAE, corners: Sequence[Tensor], across: Tensor, down: Tensor) -> Tensor:
+def between(vae: VAE, corners: Sequence[Tensor], across: Tensor, down: Tensor) -> Tensor:
     """Decode what lies between codes (D,), on arcs that lead from left to right, and, if there are three or four, down.
 
     The first two are the upper corners, the others the lower; a third alone is both of these.
