@@ -96,7 +96,9 @@ def is_safetensors(path: str | Path) -> bool:
 
 
 def write_safetensors(checkpoint: dict[str, Any], path: Path, most: int) -> None:
-    """Write a .safetensors file with what a model needs to be used, in half precision, and say how large it is.
+    """Write a .safetensors file with what a model needs to be used, and say how large it is.
+
+    Matrices and convolutions are in half precision, biases and BatchNorm's statistics as they are.
 
     Args:
         most: how many bytes it may have.
@@ -118,7 +120,7 @@ def write_safetensors(checkpoint: dict[str, Any], path: Path, most: int) -> None
 def _to_safetensors(checkpoint: dict[str, Any]) -> bytes:
     codes = {f"{CODES}{name}": tensor for name, tensor in (checkpoint.get("codes") or {}).items()}
     tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in {**checkpoint["state_dict"], **codes}.items()
     }
     for name, tensor in tensors.items():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae.codes import NUM_COMPONENTS, REG_COVAR, fit_codes, slerp
+from vae.codes import NUM_COMPONENTS, VARIANCE, fit_codes, slerp
 
 
 def draw(codes: Tensor, sampler: str, number: int, seed: int = 0) -> Tensor:
@@ -51,7 +51,7 @@ def test_few_latents_few_codes_and_codes_that_are_alike_can_be_drawn_from(codes:
     for sampler in ("gaussian", "mixture"):
         drawn = draw(codes, sampler, 100)
         assert drawn.shape == (100, codes.shape[1])
-        assert ((drawn - codes.mean(dim=0)).abs() <= 6 * (codes.std(dim=0) + REG_COVAR**0.5)).all()
+        assert ((drawn - codes.mean(dim=0)).abs() <= 6 * (codes.std(dim=0) + VARIANCE**0.5)).all()
 
 
 def test_a_fit_is_the_same_for_the_same_codes_and_leaves_the_random_state() -> None:

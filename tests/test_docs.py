@@ -79,7 +79,7 @@ def plan_study(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, fruits: Path, paintings: Path) -> None:
-    for folder in ("configs", "colorization/weights"):
+    for folder in ("configs", "colorization/weights", "vae/weights"):
         Path(folder).parent.mkdir(exist_ok=True)
         Path(folder).symlink_to(ROOT / folder)
     for command in commands(page):
@@ -110,7 +110,7 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
         names: dict[str, Any] = {}
         exec(code.replace("runs/<run id>", newest_run("vae")) if "<run id>" in code else code, names)
         if page.stem == "vae":
-            assert names["fruits"].shape == names["again"].shape == (8, 3, 16, 16)
+            assert names["fruits"].shape == names["again"].shape == (8, 3, 100, 100)
         else:
             assert names["colored"].shape == names["images"].shape
             assert len(names["choices"]) == 5
@@ -118,7 +118,7 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
 
 def test_their_commands_are_all_found() -> None:
     programs = [" ".join(command.split()[:3]) for page in PAGES for command in commands(page)]
-    assert programs.count("python -m vae") == 6
+    assert programs.count("python -m vae") == 8
     assert programs.count("python -m colorization") == 5
     assert programs.count("python -m atelier") == 2
     assert sum(program.startswith("python train.py") for program in programs) >= 11

@@ -102,7 +102,7 @@ def test_the_file_is_all_that_is_needed(ckpt: Path, file: Path, monkeypatch: pyt
     lightness = torch.rand(1, 1, 64, 48)
     assert torch.allclose(loaded(lightness), trained(lightness), atol=5e-3)
     saved = load_file(file)
-    assert {tensor.dtype for tensor in saved.values()} == {torch.float16, torch.int64}
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float16, torch.float32, torch.int64}
     assert file.stat().st_size < 8_000_000
 
 
@@ -153,8 +153,8 @@ def test_only_a_finished_palette_colorizer_can_come_with_the_project(
         "old": (checkpoint_of(ShallowColorizer("adam", 1e-3, "mse")), "not the checkpoint of a PaletteColorizer"),
         "new": ({**whole, "curve": None}, "was never validated"),
         "large": (
-            {**whole, "state_dict": {**whole["state_dict"], "net.chroma.bias": torch.tensor([1.0, 7e4])}},
-            "net.chroma.bias has numbers that half precision cannot hold",
+            {**whole, "state_dict": {**whole["state_dict"], "net.chroma.weight": torch.tensor([[1.0, 7e4]])}},
+            "net.chroma.weight has numbers that half precision cannot hold",
         ),
     }
     for name, (checkpoint, why) in hopeless.items():
