@@ -125,6 +125,8 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
 
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
+    choose(fruit, "Model", "whole")
+    wait_for_line(fruit, "whole")
     point(fruit, "Map of fruits", 0.4, 0.6)
     line = wait_for_line(fruit, str(vae_run.datamodule.folder / "Training"))
     assert (picture(fruit) == made_by(line, tmp_path / "fruit.png")).all()

@@ -153,7 +153,7 @@ def test_only_a_finished_palette_colorizer_can_come_with_the_project(
         "old": (checkpoint_of(ShallowColorizer("adam", 1e-3, "mse")), "not the checkpoint of a PaletteColorizer"),
         "new": ({**whole, "curve": None}, "was never validated"),
         "large": (
-            {**whole, "state_dict": {**whole["state_dict"], "net.chroma.weight": torch.tensor([[1.0, 7e4]])}},
+            {**whole, "state_dict": {**whole["state_dict"], "net.chroma.weight": torch.full((2, 64, 1, 1), 7e4)}},
             "net.chroma.weight has numbers that half precision cannot hold",
         ),
     }
