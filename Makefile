@@ -8,6 +8,7 @@ setup: .venv/installed
 
 fit: setup
 	.venv/bin/python train.py fit --config configs/vae.yaml
+	@echo "Next: sharper fruit by .venv/bin/python train.py fit --config configs/vae_residual.yaml (docs/vae.md)"
 
 # All ten colorizers, small and from scratch. If one fails, the page says which and covers the rest.
 study: setup

@@ -5,15 +5,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.arguments import ArgumentParser, local_path, positive
+from cli.arguments import ArgumentParser, local_path
 from system.command import Command
 from system.errors import PigmentError
 from system.signals import handling, interrupt
 
+PORTS = range(1, 65_536)
 DESCRIPTION = """\
-Open a page in which pictures get color, fruit can be walked among, and runs be compared. It needs no training: the
-models that come with Pigment are there at once, and those of your runs as soon as they have a checkpoint. Nothing
-leaves this machine unless you share the page."""
+Open a page on which you color pictures, walk among fruit, and compare runs. Nothing needs to be trained: two models
+come with Pigment, and those of your runs appear once they have a checkpoint. Nothing leaves this machine unless you
+share the page."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -41,12 +42,14 @@ def make_parser() -> ArgumentParser:
         "--runs", type=local_path, default=Path("runs"), help="folder of the runs (default: %(default)s)"
     )
     parser.add_argument(
-        "--ckpt", type=local_path, action="append", default=[], help="a checkpoint more; can be repeated"
+        "--ckpt", type=local_path, action="append", default=[], help="one more checkpoint; can be repeated"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets others in (default: %(default)s)"
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in (default: %(default)s)"
     )
-    parser.add_argument("--port", type=positive, help="port to listen at (default: the first free one from 7860)")
+    parser.add_argument(
+        "--port", type=int, choices=PORTS, metavar="PORT", help="port to listen on (default: the first free from 7860)"
+    )
     parser.add_argument("--share", action="store_true", help="make a public address, through Gradio's servers")
     return parser
 

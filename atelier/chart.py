@@ -1,6 +1,7 @@
 """The map of fruits: what is on it, how it is drawn, and which fruit lies where."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Chart(NamedTuple):
         share = (2 * torch.tensor([across, down]) - 1) * MAP_SIZE / (MAP_SIZE - THUMBNAIL)
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())
-        return self.fruits[nearest], [round(way, 1) for way in ways[nearest].tolist()]
+        return self.fruits[nearest], [round(way, 1) + 0.0 for way in ways[nearest].tolist()]  # no -0
 
 
 def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
@@ -63,7 +64,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)
-        note = f"New fruits, since the training images are not at hand: {error}"
+        note = f"New fruits, because the training images are not here: {escape(str(error))}."
     else:
         training = data.images("train")
         indices, paths = evenly_spaced(training, NUM_CHARTED), data.store.paths()
@@ -86,7 +87,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
     return (
         chart,
         scattered(images[free], shares[free], THUMBNAIL),
-        f"{note} From left to right along direction 1, down along 2.",
+        f"{note} Direction 1 runs from left to right, direction 2 down.",
     )
 
 
@@ -96,8 +97,12 @@ def training_data(path: str, vae: VAE) -> FolderDataModule:
     Raises:
         PigmentError: if that is not on this machine.
     """
-    data = data_of(read_checkpoint(path, verify=False), size=vae.image_size)
+    checkpoint = read_checkpoint(path, verify=False)
+    if "datamodule_hyper_parameters" not in checkpoint:
+        raise PigmentError("this model does not say what it was trained on")
+    data = data_of(checkpoint, size=vae.image_size)
     if data.root and data.root.startswith("kaggle:"):
         raise PigmentError(f"{data.root} would have to be fetched")
-    _ = data.store  # opened here, where it is missed
+    if not len(data.images("train")):  # which opens the store, so that what is missing is noticed here
+        raise PigmentError("there are none")
     return data

@@ -26,7 +26,7 @@ from system.errors import PigmentError
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("coffee.png", "astronaut.png", "chelsea.png", "rocket.jpg", "camera.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
-NOTHING = "choose a picture, which is forgotten after an hour, and a model"
+NOTHING = "choose a picture and a model first; a picture is forgotten after an hour"
 FETCH = "() => setTimeout(() => document.querySelector('#saved').click(), 200)"  # ms, until the page has the link
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
@@ -111,7 +111,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             except PigmentError as error:
                 gr.Warning(escape(str(error)))
                 continue
-            easel.shown = easel.shown if easel.shown in easel.views else checkpoint
+            if easel.shown not in easel.views:
+                easel.shown = checkpoint
             yield show(easel)
         if not easel.views:
             raise PigmentError(NOTHING)
@@ -136,8 +137,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         easel.color(easel.shown, models.load(easel.shown, Colorizer))
         return show(easel)
 
-    def click(easel: Easel, event: gr.SelectData) -> list[Any]:
-        height, width = easel.original.shape[:2]
+    @said_on_the_page()
+    def click(easel: Easel | None, event: gr.SelectData) -> list[Any]:
+        height, width = there(easel).original.shape[:2]
         return touch(Easel.point, easel, (event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height)
 
     def place(easel: Easel, x: float | None, y: float | None) -> list[Any]:
@@ -146,7 +148,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def act(easel: Easel, event: gr.EventData) -> list[Any]:
         return touch(ACTS[event.act], easel, *filter(None, [event.what]))
 
-    def go_on_with(easel: Easel, event: gr.EventData) -> list[Any]:
+    @said_on_the_page()
+    def go_on_with(easel: Easel | None, event: gr.EventData) -> list[Any]:
+        easel = there(easel)
         views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
         return touch(Easel.show, easel, views[int(event.what)])
 

@@ -142,7 +142,8 @@ class Easel:
         self.hints, self.moving = tuple(hints), None
 
     def undo(self) -> None:
-        self.hints, self.moving = self.past.pop(), None
+        if self.past:  # a second click can come before the page has taken the button away
+            self.hints, self.moving = self.past.pop(), None
 
     def command(self, colorizer: Colorizer) -> str:
         """Return the line that makes the same picture."""

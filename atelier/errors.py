@@ -1,4 +1,4 @@
-"""What goes wrong is said in a line on the page, and the server lives on."""
+"""Show an error as one line on the page, and keep the server running."""
 
 import html
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from system.hardware import within_memory
 
 @contextmanager
 def said_on_the_page() -> Iterator[None]:
-    """Let the page show the line of a PigmentError; it decorates what answers an event."""
+    """Let the page show the line of a PigmentError. Use it to decorate what answers an event."""
     try:
         with within_memory("Try a smaller picture, or a smaller model."):
             yield

@@ -17,6 +17,7 @@ from atelier.strips import CLICKS, strip
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from modes import evaluating
+from system.errors import PigmentError
 from vae import VAE
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
@@ -25,7 +26,7 @@ NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 TO_WALK = "Keep two fruits to walk from one to the other; three or four make a square."
 ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
-NO_CODES = "This VAE knows neither map nor directions: its samplers were not fitted. `python -m vae fit` does that."
+NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
@@ -40,7 +41,7 @@ def fruit_tab(models: Models) -> None:
                     about_chart = gr.Markdown()
                 with gr.Tab("New fruits"):
                     with gr.Row():
-                        seed = gr.Number(0, label="First seed", precision=0, minimum=0, min_width=100)
+                        seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=10**9, min_width=100)
                         sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
                     new = gr.HTML(js_on_load=CLICKS)
                     others = gr.Button(f"{NUM_NEW} others")
@@ -96,8 +97,9 @@ def fruit_tab(models: Models) -> None:
             *(gr.Slider(value=0, visible=bool(chart) and number < vae.latent_dim) for number in range(NUM_DIRECTIONS)),
         )
 
-    def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
+    def draw_new(path: str, seed: int | None, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
         with said_on_the_page():
+            seed = seed or 0  # None if the field was cleared
             vae = models.load(path, VAE)
             codes = torch.cat([vae.draw(1, seed + number, sampler) for number in range(NUM_NEW)])
             images = decode(codes, vae)
@@ -112,23 +114,23 @@ def fruit_tab(models: Models) -> None:
     @said_on_the_page()
     def show(path: str, found: Found, *moves: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
-        moved = found.moved(moves[: vae.latent_dim], vae)
+        moved = there(found).moved(moves[: vae.latent_dim], vae)
         (image,) = decode(moved.code[None], vae)
         name = found.name if moved is found else f"{found.name}, moved"
         return saveable(encoded(image), name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
 
     @said_on_the_page()
     def begin_with(path: str, found: Found, moves: Sequence[float] = ()) -> tuple[Any, ...]:
-        moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
+        found, moves = there(found), (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
         return found, *moves, *show(path, found, *moves)
 
     @said_on_the_page()
     def point_at_map(path: str, charted: Chart, place: gr.EventData) -> tuple[Any, ...]:
-        return begin_with(path, *charted.at(place.x, place.y))
+        return begin_with(path, *there(charted).at(place.x, place.y))
 
     @said_on_the_page()
-    def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
-        fruit = Fruit((sampler, seed + int(chosen.what)))
+    def choose_new(path: str, seed: int | None, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
+        fruit = Fruit((sampler, (seed or 0) + int(chosen.what)))
         return begin_with(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     @said_on_the_page()
@@ -143,7 +145,7 @@ def fruit_tab(models: Models) -> None:
     @said_on_the_page()
     def keep_one(path: str, found: Found, kept: list[Found], *moves: float) -> list[Found]:
         vae = models.load(path, VAE)
-        return [*kept, found.moved(moves[: vae.latent_dim], vae)]
+        return [*kept, there(found).moved(moves[: vae.latent_dim], vae)][:NUM_CORNERS]
 
     @said_on_the_page()
     def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
@@ -181,7 +183,7 @@ def fruit_tab(models: Models) -> None:
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
     opened.success(lay_out, [path, kept], walk)
-    others.click(lambda seed: seed + NUM_NEW, seed, seed)
+    others.click(lambda seed: (seed or 0) + NUM_NEW, seed, seed)
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, [path, charted], shown, **AT_ONCE)
@@ -202,6 +204,17 @@ def command_line(elem_id: str) -> gr.Textbox:
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
     pixels = [image.mul(255).byte().permute(1, 2, 0).numpy() for image in images]
     return strip(zip(pixels, captions, strict=True), style="--least: 90px")
+
+
+def there(thing: Any) -> Any:
+    """Return what a visitor's session holds.
+
+    Raises:
+        PigmentError: if it was forgotten, because the server was restarted or has too many visitors.
+    """
+    if thing is None:
+        raise PigmentError("the page has forgotten this fruit; reload it")
+    return thing
 
 
 def command(path: str, out: str, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from atelier.color import KEPT, color_tab, draw_examples
 from atelier.fruit import fruit_tab
 from atelier.models import Models
 from atelier.runs import runs_tab
-from system.errors import PigmentError, reason
+from system.errors import PigmentError
 
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
@@ -30,7 +30,9 @@ LARGEST = "500mb"  # of an upload
 
 
 def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
-    with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, KEPT), fill_width=True) as page:
+    with gr.Blocks(
+        title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, 24 * KEPT), fill_width=True
+    ) as page:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
             color_tab(page, models, examples)
@@ -69,8 +71,16 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
                 js=PASTE,
             )
         except OSError as error:
-            raise PigmentError(f"no page can be opened at {host}: {reason(error)}") from error
+            where = f"{host}:{port}" if port else host
+            raise PigmentError(
+                f"no page can be opened at {where}: the port is taken, or this machine has no such address. Choose "
+                "others with --port and --host."
+            ) from error
         try:
+            if share and not public:
+                raise PigmentError(
+                    "Gradio's servers gave no public address; check your connection, or leave out --share"
+                )
             yield public or local
         finally:
             page.close(verbose=False)

@@ -48,7 +48,7 @@ def runs_tab(models: Models) -> None:
     def find(*chosen: str | None) -> tuple[Any, ...]:
         runs, left_out = models.find_runs()
         names = [name_of(run, models) for run in runs]
-        notes = [f"`{folder}` is left out: {why}" for folder, why in left_out.items()]
+        notes = [f"`{folder}` is left out: {escape(why)}" for folder, why in left_out.items()]
         if not runs:
             notes.insert(0, NO_RUNS)
         values = [name if name in names else None for name in chosen]
@@ -109,7 +109,7 @@ def on_wandb(folder: Path) -> str:
     if any(folder.glob("wandb/offline-run-*")):
         return sync_command(folder)
     logs = sorted(folder.glob("wandb/run-*/files/output.log"))
-    return next(iter(re.findall(r"https?://\S+/runs/\S+", logs[-1].read_text())), "") if logs else ""
+    return next(iter(re.findall(r"https?://\S+/runs/\S+", logs[-1].read_text(errors="replace"))), "") if logs else ""
 
 
 def pictures_of(folder: Path) -> str:
@@ -117,7 +117,7 @@ def pictures_of(folder: Path) -> str:
     shown = []
     newest = sorted((folder / "media" / "latent_map").glob("*.png"))[-1:]
     for path in [*sorted((folder / "media").glob("*.png")), *newest]:
-        what = f"{path.stem.replace('_', ' ')}"
+        what = path.stem.replace("_", " ")
         try:
             png = path.read_bytes()
             with Image.open(BytesIO(png)) as image:

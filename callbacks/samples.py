@@ -67,7 +67,7 @@ class MeasureSamples(Callback):
 
     Logs ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike), ``_density``,
     ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`), and ``_texture_fid``, the Fréchet distance of
-    features that notice blur. The same measures of as many training images and reconstructions of test images,
+    features that notice blur. The same measures of up to as many training images and reconstructions of test images,
     ``test/training_fid``, ``test/reconstruction_fid`` and so on, are the marks to read them by: samples are as sharp as
     the decoder allows if they come as close as reconstructions do.
 

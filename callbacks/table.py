@@ -21,8 +21,8 @@ class LogTable(Callback):
     """In ``validate`` and ``test``, a table of held-out images, evenly spaced through the set, the worst first.
 
     Its columns are what the model's ``compare`` returns for the images and what its step made of them, and the path.
-    A model or data of another kind get no table, and a line says so. If there are several processes, the first one
-    shows some of its own images.
+    A model or data module of another kind gets no table, and a line says so. If there are several processes, the first
+    one shows some of its own images.
     """
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +33,7 @@ class LogTable(Callback):
         if self.is_wanted and not (hasattr(pl_module, "compare") and isinstance(data, FolderDataModule)):
             self.is_wanted = False
             name = type(pl_module).__name__
-            rank_zero_info(f"LogTable: no table, as that takes a FolderDataModule, and a method compare in {name}.")
+            rank_zero_info(f"LogTable: no table. It needs a FolderDataModule, and a method compare in {name}.")
 
     def on_validation_batch_end(
         self,

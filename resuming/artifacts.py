@@ -63,7 +63,7 @@ def upload(run: Any, trainer: Trainer) -> None:
                     artifact.wait(UPLOAD_SECONDS + artifact.size // SLOWEST)
             address = f"{PREFIX}{run.entity}/{run.project}/{run.id}"
             rank_zero_info(shown(f"W&B: has the checkpoints; on any machine, --ckpt_path {address}:best, or :last"))
-    except (wandb.Error, ValueError) as error:  # on the way to its server, which is no reason to end a run
+    except (wandb.Error, ValueError, OSError) as error:  # on the way to its server, which is no reason to end a run
         rank_zero_info(shown(f"W&B: the checkpoints have not arrived there ({reason(error)})."))
 
 
@@ -92,7 +92,7 @@ def on_this_machine(path: str | Path) -> Path:
         return Path(path)
     if not ADDRESS.fullmatch(address):
         raise PigmentError(
-            f"'{address}' is no address of a checkpoint in W&B, which looks like "
+            f"'{address}' is not the address of a checkpoint in W&B. Such an address looks like "
             f"{PREFIX}entity/project/artifact:alias, such as {PREFIX}me/pigment/20261123-161204-6ef4:best"
         )
     if because := go_offline_if_necessary():

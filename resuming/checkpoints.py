@@ -38,7 +38,7 @@ DATA_MODULES: dict[str, type[FolderDataModule]] = {
 }
 TO_USE = ("state_dict", "hyper_parameters")
 KEPT = ("hyper_parameters", "image_size", "curve")  # beside the tensors, in a .safetensors file
-CODES = "codes."  # what the names of a VAE's codes begin with there
+CODES = "codes."  # prefix of a VAE's codes among the tensors there
 TO_GO_ON = (*TO_USE, "loops", "optimizer_states", "pytorch-lightning_version")
 Model = TypeVar("Model", bound=LightningModule)
 
@@ -95,23 +95,23 @@ def is_safetensors(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def write_safetensors(checkpoint: dict[str, Any], path: Path, most: int) -> None:
+def write_safetensors(checkpoint: dict[str, Any], path: Path, max_bytes: int) -> None:
     """Write a .safetensors file with what a model needs to be used, and say how large it is.
 
     Matrices and convolutions are in half precision, biases and BatchNorm's statistics as they are.
 
     Args:
-        most: how many bytes it may have.
+        max_bytes: how large the file may be.
 
     Raises:
-        PigmentError: if it cannot be written, would be larger, or a number is too large for half precision, or not
-            finite.
+        PigmentError: if the path does not end in .safetensors, the file cannot be written or would be too large, or a
+            number is too large for half precision or not finite.
     """
     if not is_safetensors(path):
         raise PigmentError(f"'{shown(path)}' must end in .safetensors")
     content = _to_safetensors(checkpoint)
-    if len(content) > most:
-        raise PigmentError(f"the model would have {len(content):,} bytes, may have {most:,}: make it smaller")
+    if len(content) > max_bytes:
+        raise PigmentError(f"the model would have {len(content):,} bytes, may have {max_bytes:,}: make it smaller")
     with writing(path) as file:
         file.write(content)
     print(f"'{shown(path)}': {len(content):,} bytes")
@@ -133,7 +133,7 @@ def _to_safetensors(checkpoint: dict[str, Any]) -> bytes:
 
 
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`write_safetensors` wrote as the checkpoint that it was, but in half precision.
+    """Read what :func:`write_safetensors` wrote as the checkpoint that it was, its matrices in half precision.
 
     Raises:
         ValueError: if a tensor is damaged; a file of another kind raises all sorts of errors.

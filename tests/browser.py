@@ -35,10 +35,12 @@ def serve(folder: Path, *options: str) -> Iterator[Atelier]:
             command, cwd=folder, env={**os.environ, **paths, **addresses}, stdout=subprocess.PIPE, text=True
         )
         with process:
-            said = process.stdout.readline()
-            assert "http://127.0.0.1:" in said, said
-            yield Atelier(said.split()[4], folder)
-            process.send_signal(signal.SIGINT)
+            try:
+                said = process.stdout.readline()
+                assert "http://127.0.0.1:" in said, said
+                yield Atelier(said.split()[4], folder)
+            finally:
+                process.send_signal(signal.SIGINT)
         assert process.returncode == 130
         assert list(folder.glob("pigment-*")) == []  # what was uploaded and made is gone
         with pytest.raises(BlockingIOError):  # nothing tried to leave the machine

@@ -151,7 +151,7 @@ class Finish(Callback):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("wandb_offline")
-def test_of_two_processes_one_uploads_and_shows_a_table(fruits: Path) -> None:
+def test_one_of_two_processes_uploads_and_shows_a_table(fruits: Path) -> None:
     finish = f"--trainer.callbacks+={__name__}.Finish"
     assert run_two(tiny("fit", fruits, UPLOADING, finish)) == 0
     fitted = only("runs")

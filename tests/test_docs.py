@@ -63,7 +63,7 @@ def colorize_pictures(arguments: list[str]) -> None:
 
 
 def play_with_vae(arguments: list[str]) -> None:
-    for name in ("apple.jpg", "pear.jpg"):
+    for name in ("apple.jpg", "peach.jpg"):
         Image.new("RGB", (30, 20), "red").save(name)
     assert play(arguments) == 0
     assert Path(arguments[arguments.index("--out") + 1]).is_file()

@@ -124,8 +124,8 @@ def interpolate(options: argparse.Namespace) -> None:
     images = torch.cat([read_image(path, vae) for path in options.files])
     with evaluating(vae):
         first, second = vae.encode(images)[0]
-        between = vae.decode(slerp(first, second, torch.linspace(0, 1, options.steps, device=vae.device)))
-    save_png(grid(torch.cat([images[:1], between, images[1:]]), len(between) + 2), options.out)
+        steps = vae.decode(slerp(first, second, torch.linspace(0, 1, options.steps, device=vae.device)))
+    save_png(grid(torch.cat([images[:1], steps, images[1:]]), len(steps) + 2), options.out)
 
 
 def walk(options: argparse.Namespace) -> None:

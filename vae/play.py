@@ -33,7 +33,7 @@ class Fruit(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a fruit's text; what is no seed is a file."""
+        """Read a fruit's text; anything but a seed is a file."""
         sampler, seed, path, moves = cast(re.Match[str], TEXT.fullmatch(text)).groups()
         source = (cast(Sampler, sampler or "mixture"), int(seed)) if seed else Path(path)
         return cls(source, tuple(map(float, moves.split(","))) if moves else ())

@@ -35,7 +35,7 @@ class ResidualVAE(VAE):
                 f"ResidualVAE halves images four times, so their size must be 16 or more, got {image_size}. "
                 "Set data.init_args.size."
             )
-        check_numbers(lr, latent_channels=latent_channels)
+        check_numbers(lr, "latent_channels", latent_channels)
         if warmup_steps < 0:
             raise ValueError(f"model.init_args.warmup_steps is {warmup_steps}, must be 0 or more.")
         encoder, decoder = ResidualEncoder(latent_channels), ResidualDecoder(image_size, latent_channels)

@@ -229,7 +229,7 @@ class ConvVAE(VAE):
                 f"ConvVAE halves images twice and doubles them twice, so their size must be a multiple of 4, "
                 f"got {image_size}. Set data.init_args.size to {max(4, round(image_size / 4) * 4)}."
             )
-        check_numbers(lr, latent_dim=latent_dim)
+        check_numbers(lr, "latent_dim", latent_dim)
         check_choice("model.init_args.lr_schedule", lr_schedule, Schedule)
         check_choice("model.init_args.likelihood", likelihood, Likelihood)
         check_choice("model.init_args.activation", activation, Activation)
@@ -238,7 +238,7 @@ class ConvVAE(VAE):
         self.save_hyperparameters()
 
 
-def check_numbers(lr: float, **number_of: int) -> None:
-    for name, number in number_of.items():
-        if number < 1 or not lr > 0:
-            raise ValueError(f"model.init_args: {name} is {number}, must be 1 or more; lr is {lr}, must be over 0.")
+def check_numbers(lr: float, name: str, number: int) -> None:
+    """Raise a ValueError unless both are large enough to train with."""
+    if number < 1 or not lr > 0:
+        raise ValueError(f"model.init_args: {name} is {number}, must be 1 or more; lr is {lr}, must be over 0.")
