@@ -92,6 +92,7 @@ def fruit_tab(models: Models) -> None:
             picture,
             note,
             gr.Dropdown(samplers, value=samplers[-1]),
+            gr.Checkbox(False, visible=chart is not None and isinstance(chart.fruits[0].fruit.source, Path)),
             Found(first, first.code(vae)),
             [],
             *(gr.Slider(value=0, visible=bool(chart) and number < vae.latent_dim) for number in range(NUM_DIRECTIONS)),
@@ -179,7 +180,7 @@ def fruit_tab(models: Models) -> None:
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    opened = path.change(open_model, path, [charted, chart, about_chart, sampler, found, kept, *sliders])
+    opened = path.change(open_model, path, [charted, chart, about_chart, sampler, with_nearest, found, kept, *sliders])
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
     opened.success(lay_out, [path, kept], walk)
