@@ -16,8 +16,8 @@ from colorization.__main__ import main as colorize
 from resuming.loggers import STEP
 from tests.test_resuming import assert_logged_once, at, flatten, only, run, run_two
 from tests.wandb_server import WandbServer
-from tests.world import read_wandb, tiny
-from train import main
+from tests.world import last, read_wandb, tiny
+from train import PigmentCLI, main
 from vae.__main__ import main as vae
 
 UPLOADING = "--trainer.callbacks+=callbacks.LogCheckpoints"
@@ -161,3 +161,17 @@ def test_one_of_two_processes_uploads_and_shows_a_table(fruits: Path) -> None:
     (tested,) = (folder for folder in Path("runs").iterdir() if folder != fitted)
     history = [record["item"] for record in read_wandb(tested)["history"]]
     assert [item["test/images.nrows"] for item in history if "test/images._type" in item] == [4]  # of 7, its own
+
+
+def test_a_table_arrives_with_its_pictures(server: WandbServer, vae_run: PigmentCLI) -> None:
+    main(tiny("test", vae_run.datamodule.folder, f"--ckpt_path={last(vae_run)}"))
+    (artifact,) = server.artifacts.values()
+    contents = json.loads(server.files[f"/manifest/{artifact['id']}"])["contents"]
+    arrived = {path: server.files[f"/artifact/{artifact['id']}/{path}"] for path in contents}
+    for path, data in arrived.items():
+        assert contents[path]["digest"] == base64.b64encode(hashlib.md5(data).digest()).decode()
+    table = json.loads(arrived["test/images.table.json"])
+    assert table["columns"] == ["original", "reconstruction", "PSNR", "path"]
+    assert len(table["data"]) == len(vae_run.datamodule.images("val"))
+    shown = {picture["path"] for row in table["data"] for picture in row[:2]}
+    assert shown == arrived.keys() - {"test/images.table.json"}
