@@ -118,9 +118,11 @@ class Colorizer(LogsMeans):
         super().setup(stage)
         self.baselines = {}  # those of an earlier fit
 
-    def on_validation_epoch_start(self) -> None:
-        if self.trainer.state.fn is TrainerFn.FITTING:
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn is TrainerFn.FITTING:  # and not later, when averaged weights bring their own buffers
             self.mean_ab = of_all_processes(self.mean_chroma).mean(dim=0)
+
+    def on_validation_epoch_start(self) -> None:
         for name, value in self.baselines.items():
             self.add_to_mean(name, torch.tensor(value, device=self.device), 1)
 
