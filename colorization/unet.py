@@ -25,13 +25,14 @@ class UNet(nn.Module):
         encoder: maps images (B, 3, H, W) in [0, 1] to features at strides 2, 4, 8, 16, and 32.
         channels: of these features.
         num_colors: the colors that get scores.
+        dropout: share of the encoder's channels that the decoder does without, different ones for each training image.
     """
 
     stride = 32
 
-    def __init__(self, encoder: nn.Module, channels: Sequence[int], num_colors: int) -> None:
+    def __init__(self, encoder: nn.Module, channels: Sequence[int], num_colors: int, dropout: float) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.dropout = encoder, dropout
         _, fine, middle, coarse, bottom = channels
         self.bottom = conv_bn_relu(nn.Conv2d(bottom, 96, kernel_size=1, bias=False))
         self.coarse = Stage(96, coarse, 96)
@@ -43,7 +44,8 @@ class UNet(nn.Module):
 
     def forward(self, lightness: Tensor) -> Prediction:
         images = lightness.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        _, fine, middle, coarse, bottom = self.encoder(images)
+        encoded = [F.dropout2d(maps, self.dropout, self.training) for maps in self.encoder(images)[1:]]
+        fine, middle, coarse, bottom = encoded
         features = self.bottom(bottom)  # (B, 96, H / 32, W / 32)
         features = self.coarse(features, coarse)  # (B, 96, H / 16, W / 16)
         features = self.attention(self.middle(features, middle))  # (B, 80, H / 8, W / 8)

@@ -15,6 +15,8 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from datamodules.read_ahead import ReadAhead
@@ -22,6 +24,7 @@ from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_g
 from system.errors import PigmentError, shown
 
 BATCH = 256  # images to look through at a time
+LARGER = 1.3  # how much larger than what is cut from them images are stored, so that parts keep their detail
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -38,6 +41,8 @@ class FolderDataModule(LightningDataModule, ABC):
             it uses a GPU, one of its threads reads ahead.
         seed: decides, with the epoch, the order of the training images and which of them are mirrored.
         flip: mirror about half of the training images, a different half in each epoch.
+        crop: train on random square parts of the images, different ones in each epoch: each side is at least this
+            share of the whole, at most 1. They are cut from images LARGER times as large; ``size`` is what is left.
         list_files: name the files that are left out, duplicates or nearly colorless, instead of only counting them.
 
     Raises:
@@ -57,6 +62,7 @@ class FolderDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         flip: bool = False,
+        crop: float = 1.0,
         list_files: bool = False,
     ) -> None:
         super().__init__()
@@ -71,10 +77,14 @@ class FolderDataModule(LightningDataModule, ABC):
         for name, value, least in (("size", size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
             if value < least:
                 raise ValueError(f"data.init_args.{name} is {value}, must be {least} or more.")
+        if not 0 < crop <= 1:
+            raise ValueError(
+                f"data.init_args.crop is {crop}, must be over 0, and at most 1, which trains on whole images."
+            )
         self.save_hyperparameters()
         self.root, self.size, self.seed = root, size, seed
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.flip, self.list_files = flip, list_files
+        self.flip, self.crop, self.list_files = flip, crop, list_files
         self.batches_of_checkpoint: dict[str, Any] | None = None
         self.beginning = (0, 0)  # epoch and batch
 
@@ -93,8 +103,12 @@ class FolderDataModule(LightningDataModule, ABC):
     @cached_property
     def store(self) -> ImageStore:
         """The images, opened on first use; the first run to need them decodes them."""
-        as_published = all((self.folder / part).is_dir() for part in self.layout)
-        return open_store(self.folder, self.size, self.layout if as_published else None)
+        return self._open_store(self.size)
+
+    @cached_property
+    def larger_store(self) -> ImageStore:
+        """The same images in the size that random parts are cut from."""
+        return self._open_store(round(LARGER * self.size))
 
     def prepare_data(self) -> None:
         if self.root is None:
@@ -119,13 +133,15 @@ class FolderDataModule(LightningDataModule, ABC):
         self.beginning = epoch, batch_idx
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        before, now = {"overfit_batches": 0, **(self.batches_of_checkpoint or {})}, self.state_dict()
+        before, now = {"overfit_batches": 0, "crop": 1.0, **(self.batches_of_checkpoint or {})}, self.state_dict()
         changed = [f"{key} {before.get(key)}, now {now[key]}" for key in now if now[key] != before.get(key)]
         if self.beginning[1] and changed:
             raise PigmentError(
                 f"this checkpoint was saved mid-epoch with {', '.join(changed)}. Use the same, or start a new run."
             )
         images, varies = self.images("train"), not now["overfit_batches"]
+        if self.crop < 1 and varies:
+            images = Crops(self.larger_store, images.pinned, self.size, self.crop, self.seed)
         flip = self.flip and varies
         self.order = Order(images, *self._processes(), self.seed, self.batch_size, flip, self.beginning, shuffle=varies)
         # a last batch of one image is skipped, a different image each epoch
@@ -151,7 +167,7 @@ class FolderDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that determines an epoch's batches."""
         trainer: Any = self.trainer
-        batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
+        batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip, "crop": self.crop}
         batches["overfit_batches"] = trainer.overfit_batches if trainer else 0
         return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
 
@@ -165,6 +181,10 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         return batch.float().div_(255)  # bytes travel; floats are made on the device
+
+    def _open_store(self, size: int) -> ImageStore:
+        as_published = all((self.folder / part).is_dir() for part in self.layout)
+        return open_store(self.folder, size, self.layout if as_published else None)
 
     def _check_number(self, part: Part, at_least: int) -> None:
         if len(self.store.rows[part]) < at_least:
@@ -210,7 +230,9 @@ class FolderDataModule(LightningDataModule, ABC):
 
 
 class Images(Dataset[Tensor]):
-    """The N images of one part of a store, in batches (B, 3, size, size) uint8; index N + i is image i mirrored.
+    """The N images of one part of a store, in batches (B, 3, size, size) uint8.
+
+    Index N + i is image i mirrored; adding 2 N changes nothing but what :class:`Crops` shows of an image.
 
     ``pinned`` batches lie in memory that a GPU can copy from while the CPU goes on; torch reuses this memory.
     """
@@ -227,20 +249,40 @@ class Images(Dataset[Tensor]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        is_mirrored, places = np.divmod(indices, len(self.rows))
+        turns, places = np.divmod(indices, len(self.rows))
         images = torch.empty(len(indices), *self.store.pixels.shape[1:], dtype=torch.uint8, pin_memory=self.pinned)
         self.store.read(self.rows[places], images.numpy())
-        for index in np.flatnonzero(is_mirrored).tolist():
+        for index in np.flatnonzero(turns % 2).tolist():
             images[index] = images[index].flip(1)
         return images.permute(0, 3, 1, 2)
+
+
+class Crops(Images):
+    """Random square parts of the training images of a store, scaled to ``size``: a function of seed and index."""
+
+    def __init__(self, store: ImageStore, pinned: bool, size: int, smallest: float, seed: int) -> None:
+        super().__init__(store, "train", pinned)
+        self.size, self.smallest, self.seed = size, smallest, seed
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        whole = super().__getitems__(indices)
+        parts = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8, pin_memory=self.pinned)
+        parts = parts.permute(0, 3, 1, 2)
+        for part, image, index in zip(parts, whole, indices, strict=True):
+            draw = np.random.default_rng([self.seed, index]).integers
+            side = draw(math.ceil(self.smallest * image.shape[1]), image.shape[1], endpoint=True)
+            top, left = draw(image.shape[1] - side, size=2, endpoint=True).tolist()
+            cut = image[:, top : top + side, left : left + side]
+            part.copy_(resize(cut, [self.size, self.size], InterpolationMode.BICUBIC))
+        return parts
 
 
 class Order(DistributedSampler[Any], SequentialSampler):  # overfit_batches would replace any other sampler
     """The order of the training images: a function of seed and epoch, never of history.
 
     If the images do not divide evenly among processes, the remainder is skipped, a different one each epoch. With
-    ``flip``, some of the N indices have N added, which mirrors the image (see :class:`Images`). Without ``shuffle``,
-    every epoch keeps the manifest's order.
+    ``flip``, some of the N indices have N added, which mirrors the image, and all have 2 N added for each epoch (see
+    :class:`Images`). Without ``shuffle``, every epoch keeps the manifest's order.
     """
 
     def __init__(
@@ -268,11 +310,9 @@ class Order(DistributedSampler[Any], SequentialSampler):  # overfit_batches woul
         return [index % len(self.dataset) for index in indices]  # type: ignore[arg-type]
 
     def _epoch(self) -> Iterator[int]:
-        if not self.flip:
-            return super().__iter__()
         num_images = len(self.dataset)  # type: ignore[arg-type]
-        is_mirrored = np.random.default_rng([self.seed, self.epoch]).random(num_images) < 0.5
-        return (index + num_images * int(is_mirrored[index]) for index in super().__iter__())
+        is_mirrored = np.random.default_rng([self.seed, self.epoch]).random(num_images) < (0.5 if self.flip else 0)
+        return (index + num_images * (2 * self.epoch + int(is_mirrored[index])) for index in super().__iter__())
 
 
 def in_batches(images: Images, device: torch.device, task: str) -> Iterator[Tensor]:

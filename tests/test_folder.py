@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 
 from datamodules import FruitsDataModule, PaintingsDataModule
@@ -52,7 +53,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(fruits: Path) -> None:
     def order(seed: int, epoch: int) -> list[int]:
         loader = load(fruits, seed=seed).train_dataloader()
         loader.sampler.set_epoch(epoch)  # as Lightning does
-        return list(loader.sampler)
+        return [index % 14 for index in loader.sampler]
 
     assert order(0, 3) == order(0, 3)
     assert sorted(order(0, 3)) == list(range(14))
@@ -73,9 +74,10 @@ class Batches(Callback):
 
 
 @pytest.mark.parametrize("limit", ["2", "0.5"])
-def test_overfitting_repeats_the_first_images_and_never_mirrors_them(limit: str, paintings: Path) -> None:
-    more = [f"--trainer.overfit_batches={limit}", f"--trainer.callbacks+={__name__}.Batches"]
-    run = main(tiny("fit", paintings, *more, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
+def test_overfitting_repeats_the_first_images_just_as_they_are(limit: str, paintings: Path) -> None:
+    options = ["--data.init_args.crop=0.5", f"--trainer.overfit_batches={limit}"]
+    options.append(f"--trainer.callbacks+={__name__}.Batches")
+    run = main(tiny("fit", paintings, *options, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
     assert run.datamodule.flip
     data, (seen,) = run.datamodule, [one for one in run.trainer.callbacks if isinstance(one, Batches)]
     rows = data.store.rows["train"][:8]
@@ -95,6 +97,12 @@ def test_a_last_batch_of_one_is_left_out_of_training_only(fruits: Path) -> None:
 def test_a_batch_size_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size is 1, must be 2 or more"):
         FruitsDataModule(None, size=16, batch_size=1)
+
+
+@pytest.mark.parametrize("crop", [0, 1.1])
+def test_a_part_that_is_none_is_refused(crop: float) -> None:
+    with pytest.raises(ValueError, match=f"crop is {crop}, must be over 0, and at most 1, which trains on whole"):
+        FruitsDataModule(None, crop=crop)
 
 
 def test_an_empty_root_is_not_the_current_folder() -> None:
@@ -150,8 +158,44 @@ def test_flips_are_a_function_of_seed_epoch_and_image(paintings: Path, num_worke
     assert 3 <= sum(flips(0, 3)) <= 11
 
 
-def test_nothing_is_flipped_that_is_not_trained_on(paintings: Path) -> None:
-    data = PaintingsDataModule(str(paintings), size=16, batch_size=6, flip=True)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_crops_are_parts_of_every_size_and_a_function_of_seed_epoch_and_image(tmp_path: Path, num_workers: int) -> None:
+    for number in range(20):  # red rises from left to right, green from top to bottom, and blue is the number
+        ramp = np.linspace(0, 255, 80).round().astype(np.uint8)
+        red, green = np.meshgrid(ramp, ramp)
+        Image.fromarray(np.stack([red, green, np.full_like(red, 10 * number)], axis=2)).save(tmp_path / f"{number}.png")
+    data = PaintingsDataModule(str(tmp_path), size=40, num_workers=num_workers, crop=0.5)
+
+    def crops(seed: int, epoch: int, batch_size: int = 2) -> dict[int, Tensor]:
+        """By the image's number."""
+        data.seed, data.batch_size = seed, batch_size
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        images = torch.cat(list(loader))
+        return {int(image[2].float().mean() / 10 + 0.5): image for image in images}
+
+    def same(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
+        return all(torch.equal(image, other[number]) for number, image in one.items())
+
+    first = crops(0, 3)
+    assert len(first) == len(data.images("train"))
+    assert same(first, crops(0, 3, batch_size=4))
+    assert not same(first, crops(0, 4))
+    assert not same(first, crops(1, 3))
+    lefts, tops, sides = [], [], []
+    for image in first.values():
+        (left, right), (top, bottom) = (ramp[[0, -1]].tolist() for ramp in (image[0, 20].int(), image[1, :, 20].int()))
+        assert right - left == pytest.approx(bottom - top, abs=8)  # square
+        lefts, tops, sides = [*lefts, left], [*tops, top], [*sides, (right - left) / 255]
+    assert min(sides) > 0.45
+    assert max(sides) - min(sides) > 0.2
+    assert max(lefts) > 50
+    assert max(tops) > 50
+    assert lefts != tops
+
+
+def test_nothing_is_flipped_or_cropped_that_is_not_trained_on(paintings: Path) -> None:
+    data = PaintingsDataModule(str(paintings), size=16, batch_size=6, flip=True, crop=0.5)
     data.prepare_data()
     data.setup("fit")
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):

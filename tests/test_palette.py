@@ -54,6 +54,19 @@ def test_every_parameter_learns() -> None:
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
 
 
+def test_training_never_sees_an_image_alike_twice_and_use_always_does() -> None:
+    model, lightness = make(dropout=0.5), torch.rand(1, 1, 64, 64)
+    maps: list[Tensor] = []  # of a quarter of the size, as the decoder gets them
+    model.net.fine.register_forward_pre_hook(lambda _, given: maps.append(given[1]))
+    for training in (True, True, False, False):
+        model.net.train(training)(lightness)
+    first, second, whole, _ = ((one != 0).any(dim=(2, 3)) for one in maps)
+    assert 0.2 < first[whole].float().mean() < 0.8
+    assert not torch.equal(first, second)
+    assert torch.equal(maps[2], maps[3])
+    assert whole.float().mean() > 0.9
+
+
 def test_both_terms_of_the_loss_are_least_for_the_truth() -> None:
     model = make()
     chroma = model.split(skies_and_fields(2, size=32))[1]
@@ -189,6 +202,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         make(backbone=LITE0, freeze_encoder=True)
     with pytest.raises(ValueError, match="warmup_steps is -1, must be 0 or more"):
         make(warmup_steps=-1)
+    with pytest.raises(ValueError, match="dropout is 1, must be 0 or more, and less than 1"):
+        make(dropout=1)
     with pytest.raises(ValueError, match="without a backbone there are none; use null"):
         make(weights="package")
     with pytest.raises(ValueError, match="backbone: Unknown model"):
