@@ -34,7 +34,7 @@ BEST: dict[str, tuple[Literal["min", "max"], str]] = {
     "val/ciede2000": ("min", "epoch"),
     **{f"val/{name}": ("max", "epoch") for name in ("psnr", "ssim")},
 }
-Event = tuple[int, frozenset[str]]  # a step, and the names that were logged then
+Event = tuple[int | None, frozenset[str]]  # a step, and the names that were logged then
 
 
 class ResumableCSVLogger(Logger):
@@ -101,14 +101,13 @@ class ResumableWandbLogger(WandbLogger):
 
     logged: frozenset[Event] | None = None  # by the earlier run; None until that is known
     next_step: int | None = None  # W&B's own count of log calls, which an offline run restarts at 0
-    there_until = 0  # the step up to which W&B has what an earlier run logged on another machine
     best_before: dict[str, float]  # by metric, from before the run went on, until it is beaten
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if self.logged is None:
             self._catch_up(self.experiment)
-        if (step or 0) >= self.there_until and (step, frozenset(metrics)) not in (self.logged or ()):
+        if (step, frozenset(metrics)) not in (self.logged or ()):
             self.experiment.log({**metrics, STEP: step}, step=self.next_step, commit=True)
             self.next_step = None
             self._keep_best(metrics)
@@ -134,18 +133,18 @@ class ResumableWandbLogger(WandbLogger):
         folder, here = Path(self.save_dir or ""), Path(run.dir).parent.name
         logs = [log for log in folder.glob(f"wandb/*run-*-{run.id}/*.wandb") if log.parent.name != here]
         logs.sort(key=lambda log: log.parent.name.removeprefix("offline-"))  # by time
+        there: list[Mapping[str, Any]] = []
         try:
-            there = [event for log in logs for event in read_wandb(log)]
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:  # curves are no reason to end a run
+            there += [item for log in logs for item in read_wandb(log)]
+            if not run.offline:
+                there = [item for item in there if item["_step"] < run.starting_step]  # later ones never reached it
+                if len(there) < run.starting_step:  # it has more, from another machine
+                    there += wandb.Api().run(run.path).scan_history(use_cache=False)
+        except (OSError, ValueError, subprocess.CalledProcessError, wandb.Error) as error:  # no reason to end a run
             rank_zero_info(f"W&B: what it already has cannot be read, so points may appear twice ({reason(error)}).")
-            there = []
         if run.offline:
             self.next_step = len(there) or None
-        else:
-            del there[run.starting_step :]  # these never reached the server
-            if not logs:
-                self.there_until = int(run.summary.get(STEP) or 0)  # of that very step, something may be missing
-        self.logged = frozenset(there)
+        self.logged = frozenset(map(as_event, there))
         rows = read_metrics(folder / METRICS_FILE) if logs else []
         for name, (how, _) in BEST.items():
             values = [float(row[name]) for row in rows if name in row]
@@ -207,11 +206,17 @@ def number(text: str) -> float | str:
         return text
 
 
-def read_wandb(log: Path) -> Iterator[Event]:
+def read_wandb(log: Path) -> Iterator[dict[str, Any]]:
     """Yield what was logged, in order, from a transaction log of W&B, which a kill may have cut off."""
     command = [sys.executable, *READ_LOG, str(log)]
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if item := json.loads(line).get("history", {}).get("item"):
-            images = {name.removesuffix("._type") for name in item if name.endswith("._type")}
-            names = {name for name in item if not name.startswith("_") and name.rpartition(".")[0] not in images}
-            yield item.get(STEP), frozenset((names | images) - {STEP})
+            yield item
+
+
+def as_event(item: Mapping[str, Any]) -> Event:
+    """Leave out what W&B adds to what was logged, and the empty columns that its server may list."""
+    found = {name for name, value in item.items() if value is not None and not name.startswith("_")}
+    images = {name.removesuffix("._type") for name in found if name.endswith("._type")}
+    names = {name for name in found if name.rpartition(".")[0] not in images}
+    return item.get(STEP), frozenset((names | images) - {STEP})

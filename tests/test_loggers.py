@@ -1,16 +1,18 @@
 import json
 import os
+import shutil
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import ResumableCSVLogger
 from resuming import loggers
+from resuming.loggers import as_event, sync_command
 from resuming.loggers import read_wandb as read_wandb_log
-from resuming.loggers import sync_command
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
 from tests.world import read_wandb, tiny
@@ -124,5 +126,18 @@ def test_a_server_that_dies_costs_nothing_but_the_upload(
     assert "wandb sync" in capfd.readouterr().err
     assert [row["epoch"] for row in metrics(only("runs")) if row["train/loss"]] == ["0", "1"]
     (log,) = only("runs").glob("wandb/run-*/*.wandb")  # what such an upload begins with
-    there = {(step, name) for step, names in read_wandb_log(log) for name in names}
+    there = {(step, name) for step, names in map(as_event, read_wandb_log(log)) for name in names}
     assert {(int(row["step"]), "train/loss") for row in metrics(only("runs")) if row["train/loss"]} <= there
+
+
+def test_a_run_goes_on_though_the_server_does_not_say_what_it_has(
+    server: WandbServer, fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(tiny("fit", fruits, "--trainer.max_epochs=1")) == 0
+    shutil.rmtree(only("runs") / "wandb")  # as on another machine
+    monkeypatch.setattr(loggers, "UPLOAD_SECONDS", 2)
+    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 2)
+    main(tiny("fit", fruits, "--ckpt_path=last", f"--trainer.callbacks+={__name__}.KillServer"))
+    assert [row["step"] for row in metrics(only("runs")) if row["val/loss"]] == ["3", "7"]
+    (line,) = [said for said in caplog.messages if "points may appear twice" in said]
+    assert "\n" not in line

@@ -576,7 +576,7 @@ def assert_logged_once(folder: Path, history: list[dict[str, Any]] | None = None
         if "/" in name and row[name]
     ]
     assert sorted(numbers) == sorted(wanted, key=lambda row: row[:2])
-    pictures = [(step, name) for step, name, _ in found if name.endswith("._type")]
+    pictures = [(step, name) for step, name, value in found if name.endswith("._type") or isinstance(value, dict)]
     assert len(pictures) == len(set(pictures))
     assert [item["_step"] for item in history] == list(range(len(history)))
 

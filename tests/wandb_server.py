@@ -41,6 +41,12 @@ class WandbServer(ThreadingHTTPServer):
             summary = {"summaryMetrics": json.dumps(self.summary)}
             rest = {**summary, "eventsLineCount": 0, "config": "{}", "tags": [], "wandbConfig": '{"t": 1}'}
             return {"model": {**PROJECT, "bucket": {**bucket, **tail, **rest}} if self.history else None}
+        if "run(name" in query:
+            start, stop = variables.get("minStep", 0), variables.get("maxStep")
+            steps = {"historyKeys": {"lastStep": len(self.history) - 1}, "history": self.history[start:stop]}
+            steps["parquetHistory"] = {"parquetUrls": [], "liveData": [{"_step": 0}]}
+            rest = {"state": "running", "config": "{}", "systemMetrics": "{}", "summaryMetrics": "{}", "user": {}}
+            return {"project": {"run": {**bucket, **steps, **rest}}}
         if "UpsertBucket" in query:
             return {"upsertBucket": {"bucket": {**bucket, "project": PROJECT}, "inserted": not self.history}}
         if "CreateRunFiles" in query:
