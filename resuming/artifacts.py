@@ -1,5 +1,6 @@
 """Checkpoints in Weights & Biases: a run's best and last go up as artifacts, and come down to any machine."""
 
+import itertools
 import re
 from functools import partial
 from pathlib import Path
@@ -61,8 +62,9 @@ def upload(run: Any, trainer: Trainer) -> None:
             with handling(interrupt):  # one more signal, and nobody waits
                 for artifact in sent:
                     artifact.wait(UPLOAD_SECONDS + artifact.size // SLOWEST)
-            address = f"{PREFIX}{run.entity}/{run.project}/{run.id}"
-            rank_zero_info(shown(f"W&B: has the checkpoints; on any machine, --ckpt_path {address}:best, or :last"))
+            names = ", or ".join(f":{alias}" for alias in sorted(itertools.chain(*aliases.values())))
+            address = f"{PREFIX}{run.entity}/{run.project}/{run.id}{names}"
+            rank_zero_info(shown(f"W&B: has the checkpoints; on any machine, --ckpt_path {address}"))
     except (wandb.Error, ValueError, OSError) as error:  # on the way to its server, which is no reason to end a run
         rank_zero_info(shown(f"W&B: the checkpoints have not arrived there ({reason(error)})."))
 

@@ -67,10 +67,12 @@ def test_a_stopped_run_goes_on_on_another_machine(
 
     server.summary["val/loss"] = {"min": 1.0}  # as if an earlier epoch had been better than any to come
     del server.history[-3:]  # step 5 and the film strips were lost on their way
+    Path("runs").rename("runs on the first machine")
     there = [*arguments, "--trainer.default_root_dir=elsewhere"]
     with pytest.raises(SystemExit, match="143"):  # before it has come as far as the first machine
         main([*there, f"--ckpt_path={address}:best", at("on_train_batch_start", 1, 1)])
     assert any(f"the run goes on in {Path('elsewhere', stopped.name)}" in said for said in caplog.messages)
+    assert f"W&B: has the checkpoints; on any machine, --ckpt_path {address}:last" in caplog.messages  # no best yet
     assert run([*there, "--ckpt_path=last"]) == 0
     main(tiny("fit", fruits, "--trainer.default_root_dir=whole", "--trainer.logger=callbacks.ResumableCSVLogger"))
     found, wanted = (
