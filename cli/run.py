@@ -258,7 +258,7 @@ class PigmentCLI(LightningCLI):
         lines = {"Run": str(self.run_folder)}
         if self.subcommand == "fit":
             for callback in self.trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+                if isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path).is_file():
                     lines["Best"] = callback.best_model_path
             if (last := self.run_folder / "checkpoints" / "last.ckpt").exists():
                 lines["Last"] = str(last)

@@ -294,7 +294,7 @@ def test_a_checkpoint_may_be_named_from_its_own_folder(
 
 
 def test_a_checkpoint_copied_out_of_its_run_keeps_the_run_id(
-    first: Path, fruits: Path, caplog: pytest.LogCaptureFixture
+    first: Path, fruits: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for copy in (Path("copy.ckpt"), Path("checkpoints/last.ckpt")):  # not every folder of this name is a run's
         copy.parent.mkdir(exist_ok=True)
@@ -304,6 +304,11 @@ def test_a_checkpoint_copied_out_of_its_run_keeps_the_run_id(
         where = f"which is in no run's folder; the run goes on in {resumed.run_folder}"
         assert f"Resuming: from {copy}, {where}" in caplog.messages
     assert [row["epoch"] for row in metrics(first) if row["val/loss"]] == ["0"]
+
+    first.rename("on another machine")
+    capsys.readouterr()
+    main(tiny("fit", fruits, "--ckpt_path=copy.ckpt", "--trainer.default_root_dir=done", "--trainer.max_epochs=1"))
+    assert "Best" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -470,6 +475,7 @@ def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tm
     (folder,) = Path("runs").iterdir()
     (line,) = [line for line in said.splitlines() if "W&B: offline" in line]
     assert f"wandb sync {folder}/wandb/offline-run-*" in line
+    assert ".." not in line
     assert "wandb: " not in said  # only that line
     assert any("val/loss" in record["item"] for record in read_wandb(folder)["history"])
 
