@@ -37,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except wandb.Error as error:
             raise PigmentError(f"W&B did not save the dashboards: {reason(error)}") from error
         for title, address in saved.items():
-            print(shown(f"{title:20}{address}"))
+            print(shown(f"{title:24}{address}"))
     return command.status
 
 

@@ -44,8 +44,12 @@ def test_what_is_saved_is_what_the_library_reads_back(server: WandbServer) -> No
     assert texts == [section.text for section in STUDY.sections]
 
 
-def test_saved_again_they_replace_themselves(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_again_they_replace_themselves(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert dashboard([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(" +http", line)[0] for line in lines] == [one.title for one in (COLORIZERS, VAES, STUDY)]
     before = {name: view["displayName"] for name, view in server.views.items()}
     for name in ("COLORIZERS", "VAES", "STUDY"):
         table: Dashboard = getattr(saving, name)
