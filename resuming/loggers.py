@@ -176,12 +176,12 @@ def go_offline_if_necessary() -> str | None:
         # without prompt=False it asks on a terminal; it waits 10 s for the server
         if mode not in ("online", "offline") or (mode == "online" and wandb.login(prompt=False)):
             return None
-        reason = "as its settings say" if mode == "offline" else "nobody is logged in"
+        because = "as its settings say" if mode == "offline" else "nobody is logged in"
     except wandb.Error as error:
-        reason = str(error)
+        because = reason(error).rstrip(".")
     # silent: our one line says what W&B would say in many
     wandb.termsetup(wandb.setup(wandb.Settings(mode="offline", silent=True)).settings, None)
-    return reason
+    return because
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
