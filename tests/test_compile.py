@@ -41,6 +41,7 @@ class Note(Callback):
         pytest.param("colorization/7_resnet_adam.yaml", 2, marks=pytest.mark.slow),
         pytest.param("colorization/10_palette.yaml", 3, marks=pytest.mark.slow),
         ("vae.yaml", 8),
+        pytest.param("vae_residual.yaml", 8, marks=pytest.mark.slow),
     ],
 )
 def test_networks_become_whole_graphs_in_the_first_epoch_and_checkpoints_stay_the_same(

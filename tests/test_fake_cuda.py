@@ -24,7 +24,7 @@ SHALLOW_RMSPROP, SHALLOW_ADAM, PALETTE = (
     CONFIGS / "colorization" / f"{name}.yaml" for name in ("1_shallow_rmsprop", "4_shallow_adam", "10_palette")
 )
 VAE, CALIBRATED = CONFIGS / "vae.yaml", CONFIGS / "vae_calibrated.yaml"
-ALL = [*COLORIZERS, VAE, CALIBRATED]
+ALL = [*COLORIZERS, VAE, CALIBRATED, CONFIGS / "vae_residual.yaml"]
 FEW = {
     "fit": ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0"],
     "test": ["--trainer.limit_test_batches=2"],

@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessRaisedException
 import train
 from datamodules.folder import Order
 from system.errors import PigmentError
-from tests.test_resuming import CALIBRATED, COLORIZER, at, metrics, only, run, run_two
+from tests.test_resuming import CALIBRATED, COLORIZER, RESIDUAL, at, metrics, only, run, run_two
 from tests.test_samples import SAMPLERS, measuring, results
 from tests.world import last, tiny, write_painting
 
@@ -62,13 +62,14 @@ def test_they_train_the_other_networks_too(name: str, odd: Path) -> None:
     assert all(0 < loss < (10 if name == "10_palette.yaml" else 1) for loss in losses)
 
 
-def test_they_share_one_variance(fruits: Path) -> None:
+@pytest.mark.parametrize("config", [CALIBRATED, RESIDUAL], ids=lambda config: config.stem)
+def test_they_share_one_variance(config: Path, fruits: Path) -> None:
     one_step = [  # of three
         "--trainer.limit_train_batches=0.34",
         "--trainer.max_epochs=1",
         "--data.init_args.batch_size=2",
     ]
-    assert run_two(tiny("fit", fruits, *one_step, config=CALIBRATED)) == 0
+    assert run_two(tiny("fit", fruits, *one_step, config=config)) == 0
     found = {name: float(value) for row in metrics(only("runs")) for name, value in row.items() if value}
     # the processes' mean likelihood, each at its own variance, would be less
     likeliest = 3 * 16**2 / 2 * (1 + math.log(2 * math.pi * found["train/sigma"] ** 2))
