@@ -22,7 +22,7 @@ from colorization.color import LAB_SCALE, rgb_to_lab
 from colorization.encoders import TimmEncoder
 from colorization.gamut import displayable_colors, neighbors
 from colorization.networks import DeepNet, ResNetNet, ShallowNet
-from colorization.palette import loss_terms
+from colorization.palette import loss_terms, vary
 from colorization.unet import UNet
 from datamodules.demo import demo_fruits, demo_paintings
 from system.hardware import best_device
@@ -56,15 +56,15 @@ class Palette(Colorizing):
     colors: Tensor
     nearby: Tensor
 
-    def __init__(self, backbone: str) -> None:
+    def __init__(self, backbone: str, dropout: float) -> None:
         encoder, colors = TimmEncoder(backbone), displayable_colors()
-        super().__init__(partial(UNet, encoder.requires_grad_(False).eval(), encoder.channels, len(colors)))
+        super().__init__(partial(UNet, encoder.requires_grad_(False).eval(), encoder.channels, len(colors), dropout))
         self.register_buffer("colors", colors, persistent=False)
         self.register_buffer("nearby", neighbors(colors), persistent=False)
 
     def loss(self, images: Tensor) -> Tensor:
         lab = rgb_to_lab(images)
-        prediction = self.net((lab / self.scale)[:, :1])
+        prediction = self.net(vary((lab / self.scale)[:, :1]))
         prediction = prediction._replace(chroma=self.scale[1:] * prediction.chroma)
         return loss_terms(prediction, F.avg_pool2d(lab[:, 1:], 4), self.colors, self.nearby)["loss"]
 
@@ -135,10 +135,10 @@ SYSTEMS = {
     "palette": System(
         "colorization/10_palette.yaml",
         128,
-        32,
-        20,
+        64,
+        10,
         _paintings,
-        partial(Palette, backbone=BACKBONE),
+        partial(Palette, backbone=BACKBONE, dropout=0.35),
         clip=1.0,
         average=0.998,
     ),

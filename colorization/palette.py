@@ -179,8 +179,7 @@ class PaletteColorizer(Colorizer):
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
-        gamma = torch.exp(JITTER * torch.randn_like(lightness[:, :, :1, :1]))
-        terms = self._terms(self.net(pad(lightness.clamp(min=0) ** gamma, self.net.stride)), chroma)
+        terms = self._terms(self.net(pad(vary(lightness), self.net.stride)), chroma)
         self.log_means("train/", terms, len(images))
         return terms["loss"]
 
@@ -266,6 +265,12 @@ class PaletteColorizer(Colorizer):
             difference = ciede2000(rgb_to_lab(colored), lab).mean(dim=(1, 2))
             figures = difference, colorfulness(colored), true_colorfulness, torch.ones_like(difference)
             row += torch.stack(figures).sum(dim=1)
+
+
+def vary(lightness: Tensor) -> Tensor:
+    """Make images (B, 1, H, W) a little lighter or darker, each by a gamma of its own."""
+    gamma = torch.exp(JITTER * torch.randn_like(lightness[:, :, :1, :1]))
+    return lightness.clamp(min=0) ** gamma
 
 
 def loss_terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Tensor) -> dict[str, Tensor]:
