@@ -24,7 +24,7 @@ def main(args: Sequence[str] | None = None) -> int:
             import gradio  # noqa: F401
         except ImportError:
             raise PigmentError(
-                "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.20,<7'"
+                "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.31,<7'"
             ) from None
         from atelier.models import Models
         from atelier.page import open_page

@@ -13,7 +13,7 @@ import skimage
 from PIL import Image, ImageDraw
 
 from atelier.easel import Easel, Preview, read_picture, small
-from atelier.errors import said_on_the_page
+from atelier.events import AT_ONCE, LONG, said_on_the_page
 from atelier.models import Models
 from atelier.strips import CLICKS, strip
 from colorization import Colorizer, PaletteColorizer
@@ -34,8 +34,6 @@ ACTS: dict[str, Callable[..., None]] = {
     "remove": lambda easel, number: easel.remove(int(number)),
     "undo": Easel.undo,
 }
-AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "at once", "trigger_mode": "always_last"}
-LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
 
 def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:

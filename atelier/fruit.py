@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atelier.chart import Chart, Found, draw_chart, training_data
-from atelier.errors import said_on_the_page
+from atelier.events import AT_ONCE, said_on_the_page
 from atelier.models import SHIPPED, Models
 from atelier.pictures import encoded, img, pointable, saveable
 from atelier.strips import CLICKS, strip
@@ -27,7 +27,6 @@ NUM_NEW = 12
 TO_WALK = "Keep two fruits to walk from one to the other; three or four make a square."
 ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
-AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 def fruit_tab(models: Models) -> None:

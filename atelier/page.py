@@ -65,6 +65,7 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
                 max_file_size=LARGEST,
                 ssr_mode=False,
                 enable_monitoring=False,
+                run_history=False,  # which would keep all pictures in the browser, and slow every answer down
                 state_session_capacity=VISITORS,
                 theme=THEME,
                 css_paths=[Path(__file__).with_name("page.css")],

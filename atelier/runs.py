@@ -10,7 +10,7 @@ from typing import Any, Literal
 import gradio as gr
 from PIL import Image
 
-from atelier.errors import said_on_the_page
+from atelier.events import said_on_the_page
 from atelier.models import Models, Run
 from atelier.pictures import img
 from resuming.loggers import sync_command

@@ -61,7 +61,7 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def visit(browser: Any, address: str) -> Iterator[Any]:
-    """Open the page as a new visitor, who must be asked for nothing but what comes from there."""
+    """Open the page as a new visitor, who must be asked for nothing but what comes from there, and keeps nothing."""
     with browser.new_context() as visitor:
         asked = list[str]()
         visitor.on("request", lambda request: asked.append(request.url))
@@ -69,4 +69,5 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
         page.set_default_timeout(120_000)  # ms, as other tests may be busy
         page.goto(address)
         yield page
+        assert page.evaluate("({...localStorage})") == {}
         assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()
