@@ -66,18 +66,14 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
     terms = [term for term in terms if f"val/{term}" in history and (term == "loss" or _has_news(history, term))]
     terms.sort(key=lambda term: term != "loss")  # which comes first
     best, _ = min(history["val/loss"], key=lambda point: math.inf if math.isnan(point[1]) else point[1])
-    columns = 2 + math.ceil(len(terms[1:]) / 2)
-    width, height = 4 * columns, 7
+    rows = 2 + math.ceil(len(terms[1:]) / 2)
+    width, height = 8, 2.5 * rows  # narrow, so that the text can be read where the chart is small
     figure = Figure(figsize=(width, height), dpi=100)
     # in inches; Matplotlib's own layouts draw everything twice
-    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.3, hspace=0.3)
-    places = figure.add_gridspec(2, columns)
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.4 / height, wspace=0.3, hspace=0.45)
+    places = figure.add_gridspec(rows, 2)
     for number, term in enumerate(terms):
-        if number == 0:
-            axes = figure.add_subplot(places[:, :2])
-        else:
-            row, column = divmod(number - 1, columns - 2)
-            axes = figure.add_subplot(places[row, 2 + column])
+        axes = figure.add_subplot(places[2 + (number - 1) // 2, (number - 1) % 2] if number else places[:2, :])
         for stage in ("train", "val"):
             axes.plot(*zip(*history[f"{stage}/{term}"], strict=True), marker=".", label=stage)
         for baseline, color in zip(BASELINES, ("black", "brown"), strict=True):

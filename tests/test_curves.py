@@ -39,7 +39,7 @@ def test_each_term_has_a_panel_with_two_lines() -> None:
     falling, rising = [(0, 3.0), (1, 1.0)], [(0, 1.0), (1, 3.0)]
     one = draw_curves({"train/loss": falling, "val/loss": rising, "train/loss_step": falling})
     two = draw_curves({"train/loss": falling, "val/loss": rising, "train/kl": rising, "val/kl": falling})
-    assert two.size == (1.5 * one.width, one.height)  # the loss is as wide as two others, and as high
+    assert two.size == (one.width, 1.5 * one.height)  # the loss is as wide as two others, and as high
     same = draw_curves({"train/loss": falling, "val/loss": rising, "train/mse": falling, "val/mse": rising})
     assert same.size == one.size  # an error that is the loss itself needs no panel of its own
     flat = draw_curves({"train/loss": falling, "val/loss": rising, "train/sigma": [(0, 1.0)], "val/sigma": [(0, 1.0)]})
@@ -64,7 +64,7 @@ def test_a_term_below_zero_is_drawn_too() -> None:
     falling, rising = [(0, 3.0), (1, 1.0)], [(0, -3.0), (1, 1.0)]
     history = {"train/loss": falling, "val/loss": falling, "train/elbo": rising, "val/elbo": [(0, -2.0), (1, -1.0)]}
     chart = draw_curves(history)
-    panel = chart.crop((chart.width // 2, 0, *chart.size)).convert("RGB")
+    panel = chart.crop((0, 2 * chart.height // 3, *chart.size)).convert("RGB")
     colors = {tuple(color) for color in np.asarray(panel).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both lines
 
