@@ -207,6 +207,18 @@ def data_of(checkpoint: dict[str, Any], **changes: Any) -> FolderDataModule:
         raise PigmentError(str(error)) from error
 
 
+def training_data(checkpoint: dict[str, Any], size: int, root: str | None = None) -> FolderDataModule:
+    """Return the data that a checkpoint's run was trained on, in a folder or where the run found it.
+
+    Raises:
+        PigmentError: if it has fewer than two training images.
+    """
+    data = data_of(checkpoint, size=size, **({"root": root} if root else {}))
+    if (number := len(data.images("train"))) < 2:
+        raise PigmentError(f"'{data.folder}' has {number} training images, needs 2 or more")
+    return data
+
+
 def _known(kind: type[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a class takes; an older version may have taken more."""
     return {name: value for name, value in settings.items() if name in inspect.signature(kind).parameters}

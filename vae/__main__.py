@@ -4,17 +4,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from cli.arguments import ArgumentParser, fraction, local_path, positive, seed
-from datamodules.folder import FolderDataModule, Images, in_batches
+from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from modes import evaluating
 from resuming.artifacts import on_this_machine
-from resuming.checkpoints import WholeCheckpointIO, data_of, load_model
+from resuming.checkpoints import WholeCheckpointIO, load_model, training_data
 from system.atomic import make_folders
 from system.command import Command
 from system.errors import PigmentError, shown
@@ -153,7 +153,7 @@ def neighbors(options: argparse.Namespace) -> None:
     """New images, and below each the training image that differs least from it."""
     vae, checkpoint = load_model(options.ckpt, VAE)
     images = vae.sample(options.number, options.seed, options.sampler)
-    training = training_images(options.root, vae, checkpoint)
+    training = training_data(checkpoint, vae.image_size, options.root).images("train")
     indices = nearest(images, in_batches(training, vae.device, "Comparing"))
     save_png(pairs(images.cpu(), training.__getitems__(indices.tolist()) / 255), options.out)
 
@@ -161,23 +161,10 @@ def neighbors(options: argparse.Namespace) -> None:
 def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
     vae, checkpoint = load_model(options.ckpt, VAE)
-    vae.fit_samplers(in_batches(training_images(options.root, vae, checkpoint), vae.device, "Encoding"))
+    training = training_data(checkpoint, vae.image_size, options.root).images("train")
+    vae.fit_samplers(in_batches(training, vae.device, "Encoding"))
     vae.on_save_checkpoint(checkpoint)
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
-
-
-def training_images(root: str | None, vae: VAE, checkpoint: dict[str, Any]) -> Images:
-    """Find the training images in a folder, or where the checkpoint's run found them.
-
-    Raises:
-        PigmentError: if there are fewer than two.
-    """
-    given = {} if root is None else {"root": root}
-    data: FolderDataModule = data_of(checkpoint, **given, size=vae.image_size)
-    images = data.images("train")
-    if len(images) < 2:
-        raise PigmentError(f"'{data.folder}' has {len(images)} training images, needs 2 or more")
-    return images
 
 
 if __name__ == "__main__":
