@@ -1,7 +1,7 @@
 """The map of fruits: what is on it, how it is drawn, and which fruit lies where."""
 
 from collections.abc import Sequence
-from html import escape
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.folder import FolderDataModule, evenly_spaced
 from images.drawing import MAP_SIZE, scattered
 from modes import evaluating
-from resuming.checkpoints import data_of, read_checkpoint
+from resuming.checkpoints import read_checkpoint, training_data
 from system.errors import PigmentError
 from vae import VAE
 from vae.play import Fruit, decode, move
@@ -31,13 +31,14 @@ class Found(NamedTuple):
     @property
     def name(self) -> str:
         """What to call it: its seed, the kind of fruit that a training image shows, or a visitor's file."""
-        source = self.fruit.source
-        if isinstance(source, Path):
-            return source.parent.name or source.name
-        return f"seed {source[1]}"
+        source, moves = self.fruit
+        name = source.parent.name or source.name if isinstance(source, Path) else f"seed {source[1]}"
+        return f"{name}, moved" if moves else name
 
     def moved(self, moves: Sequence[float], vae: VAE) -> "Found":
-        return Found(self.fruit._replace(moves=tuple(moves)), move(self.code, moves, vae)) if any(moves) else self
+        """Move it along the principal directions; a VAE with fewer latents has fewer of them."""
+        moves = tuple(moves[: vae.latent_dim])
+        return Found(self.fruit._replace(moves=moves), move(self.code, moves, vae)) if any(moves) else self
 
 
 class Chart(NamedTuple):
@@ -56,23 +57,24 @@ class Chart(NamedTuple):
         return self.fruits[nearest], [round(way, 1) + 0.0 for way in ways[nearest].tolist()]  # no -0
 
 
+@lru_cache(maxsize=4)
 def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
     """Map training images, or new fruits if there are none here; also return its picture, and a note on it."""
     try:
-        data = training_data(path, vae)
-    except PigmentError as error:
+        data = charted_data(path, vae)
+    except PigmentError:
+        note = "New fruits, because the training images are not on this machine."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)
-        note = f"New fruits, because the training images are not here: {escape(str(error))}."
     else:
-        training = data.images("train")
-        indices, paths = evenly_spaced(training, NUM_CHARTED), data.store.paths()
+        note = "Training images, where their codes lie."
+        training, paths = data.images("train"), data.store.paths()
+        indices = evenly_spaced(training, NUM_CHARTED)
         fruits = [Fruit(data.folder / paths[row]) for row in training.rows[indices]]
         images = training.__getitems__(indices.tolist()) / 255
         with evaluating(vae):
             codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
-        note = "Training images, where their codes lie."
     center, directions = vae.fitted_codes()[:2]
     places = (codes - center) @ directions[:2].T / directions[:2].square().sum(dim=1)
     places = F.pad(places, (0, 2 - places.shape[1]))  # a single latent has only one direction
@@ -84,25 +86,18 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
         if ((shares[free] - share).norm(dim=1) > 2 * THUMBNAIL / MAP_SIZE).all():
             free.append(index)
     chart = Chart([Found(fruits[index], codes[index]) for index in free], places[free], middle, reach)
-    return (
-        chart,
-        scattered(images[free], shares[free], THUMBNAIL),
-        f"{note} Direction 1 runs from left to right, direction 2 down.",
-    )
+    note = f"{note} Direction 1 runs from left to right, direction 2 down."
+    return chart, scattered(images[free], shares[free], THUMBNAIL), note
 
 
-def training_data(path: str, vae: VAE) -> FolderDataModule:
+def charted_data(path: str, vae: VAE) -> FolderDataModule:
     """Find what a checkpoint was trained on.
 
     Raises:
         PigmentError: if that is not on this machine.
     """
     checkpoint = read_checkpoint(path, verify=False)
-    if "datamodule_hyper_parameters" not in checkpoint:
-        raise PigmentError("this model does not say what it was trained on")
-    data = data_of(checkpoint, size=vae.image_size)
-    if data.root and data.root.startswith("kaggle:"):
-        raise PigmentError(f"{data.root} would have to be fetched")
-    if not len(data.images("train")):  # which opens the store, so that what is missing is noticed here
-        raise PigmentError("there are none")
-    return data
+    root = checkpoint.get("datamodule_hyper_parameters", {}).get("root") or ""
+    if root.startswith("kaggle:"):
+        raise PigmentError(f"{root} would have to be fetched")
+    return training_data(checkpoint, vae.image_size)

@@ -1,9 +1,9 @@
-"""How the page answers: at once, or one long task after the other; and errors as one line, so that the server goes on."""
+"""How the page answers: at once, or one long task after the other; and an error as one line."""
 
 import html
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -14,6 +14,8 @@ from system.hardware import within_memory
 AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "at once", "trigger_mode": "always_last"}
 LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
+Thing = TypeVar("Thing")
+
 
 @contextmanager
 def said_on_the_page() -> Iterator[None]:
@@ -23,3 +25,14 @@ def said_on_the_page() -> Iterator[None]:
             yield
     except PigmentError as error:
         raise gr.Error(html.escape(shown(error)), print_exception=False) from error
+
+
+def there(thing: Thing | None) -> Thing:
+    """Return what a visitor's session holds.
+
+    Raises:
+        PigmentError: if it was forgotten: after an hour, after a restart of the server, or among too many visitors.
+    """
+    if thing is None:
+        raise PigmentError("the page has forgotten what you had here; choose it once more")
+    return thing

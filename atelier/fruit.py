@@ -1,4 +1,4 @@
-"""The Fruit tab: fruits that never grew, and the ways between them."""
+"""The tabs Fruit and Walk: fruits that never grew, and the ways between them."""
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,66 +8,63 @@ from typing import Any, get_args
 import gradio as gr
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
-from atelier.chart import Chart, Found, draw_chart, training_data
-from atelier.events import AT_ONCE, said_on_the_page
+from atelier.chart import Found, charted_data, draw_chart
+from atelier.events import AT_ONCE, said_on_the_page, there
 from atelier.models import SHIPPED, Models
-from atelier.pictures import encoded, img, pointable, saveable
-from atelier.strips import CLICKS, strip
+from atelier.pictures import CLICKS, img, pad, pointable, saveable, strip
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from modes import evaluating
-from system.errors import PigmentError
 from vae import VAE
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
 
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
-TO_WALK = "Keep two fruits to walk from one to the other; three or four make a square."
+TO_WALK = "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square."
 ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
 
 
-def fruit_tab(models: Models) -> None:
-    with gr.Tab("Fruit") as tab:
-        path = gr.Dropdown([], label="Model")
-        found, kept, charted = gr.State(), gr.State([]), gr.State()
+def fruit_tabs(models: Models) -> None:
+    found, kept = gr.State(), gr.State([])
+    with gr.Tab("Fruit") as tab, gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            path = gr.Dropdown([], label="Model")
+            with gr.Tab("Map"):
+                chart = pointable("Map of fruits: point at one, or between them", elem_id="map")
+                about_chart = gr.Markdown()
+            with gr.Tab("New fruits"):
+                with gr.Row():
+                    seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=10**9, min_width=100)
+                    sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
+                new = gr.HTML(js_on_load=CLICKS)
+                others = gr.Button(f"{NUM_NEW} others")
+                with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
+            with gr.Tab("Your picture"):
+                own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
+                seen = gr.HTML()
+        with gr.Column(scale=4, min_width=300):
+            picture = gr.HTML()
+            keep = gr.Button("Keep for a walk", variant="primary")
+            corners = gr.HTML(js_on_load=CLICKS)
+        with gr.Column(scale=3, min_width=300):
+            sliders = [
+                gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", buttons=[])
+                for number in range(1, NUM_DIRECTIONS + 1)
+            ]
+            as_found = gr.Button("As it was")
+            line = command_line("fruit-command")
+    with gr.Tab("Walk"):
+        about_walk = gr.Markdown(TO_WALK)
         with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                with gr.Tab("Map"):
-                    chart = pointable("Map of fruits: point at one, or between them")
-                    about_chart = gr.Markdown()
-                with gr.Tab("New fruits"):
-                    with gr.Row():
-                        seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=10**9, min_width=100)
-                        sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
-                    new = gr.HTML(js_on_load=CLICKS)
-                    others = gr.Button(f"{NUM_NEW} others")
-                    with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
-                with gr.Tab("Your picture"):
-                    own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
-                    seen = gr.HTML()
-            with gr.Column(scale=4, min_width=300):
-                picture = gr.HTML()
-                keep = gr.Button("Keep for a walk", variant="primary")
-            with gr.Column(scale=4, min_width=300):
-                sliders = [
-                    gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}")
-                    for number in range(1, NUM_DIRECTIONS + 1)
-                ]
-                as_found = gr.Button("As it was")
-        line = command_line("fruit-command")
-        gr.Markdown("## A walk between fruits")
-        about_walk = gr.Markdown()
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                way = pointable("The way between the fruits: point at a place")
+            with gr.Column(scale=7, min_width=320):
+                way = pointable("The way between the fruits: point at a place", elem_id="way")
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
-            with gr.Column(scale=4, min_width=300):
-                corners = gr.HTML(js_on_load=CLICKS)
-        way_line = command_line("walk-command")
+                way_line = command_line("walk-command", visible=False)
     shown = [found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
@@ -81,52 +78,51 @@ def fruit_tab(models: Models) -> None:
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
-            samplers, (chart, drawn, note) = get_args(Sampler), draw_chart(path, vae)
-            picture = img(encoded(drawn), "Map of fruits")
+            samplers, (charted, drawn, note) = get_args(Sampler), draw_chart(path, vae)
+            picture = pad(img(drawn, "Map of fruits"))
+            has_images = isinstance(charted.fruits[0].fruit.source, Path)
         else:
-            samplers, chart, picture, note = ("prior",), None, "", NO_CODES
+            samplers, picture, note, has_images = ("prior",), "", NO_CODES, False
         first = Fruit((samplers[-1], 0))
         return (
-            chart,
             picture,
             note,
             gr.Dropdown(samplers, value=samplers[-1]),
-            gr.Checkbox(False, visible=chart is not None and isinstance(chart.fruits[0].fruit.source, Path)),
+            gr.Checkbox(False, visible=has_images),
             Found(first, first.code(vae)),
             [],
-            *(gr.Slider(value=0, visible=bool(chart) and number < vae.latent_dim) for number in range(NUM_DIRECTIONS)),
+            *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
 
     def draw_new(path: str, seed: int | None, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
         with said_on_the_page():
-            seed = seed or 0  # None if the field was cleared
+            seeds = range(seed or 0, (seed or 0) + NUM_NEW)  # None if the field was cleared
             vae = models.load(path, VAE)
-            codes = torch.cat([vae.draw(1, seed + number, sampler) for number in range(NUM_NEW)])
-            images = decode(codes, vae)
-            captions = [f"seed {seed + number}" for number in range(NUM_NEW)]
+            images = decode(torch.cat([vae.draw(1, seed, sampler) for seed in seeds]), vae)
+            captions = [f"seed {seed}" for seed in seeds]
             yield fruits_to_choose(images, captions)
             if with_nearest:
-                training = training_data(path, vae).images("train")
+                training = charted_data(path, vae).images("train")
                 indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
                 pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
                 yield fruits_to_choose(pairs, captions)
 
     @said_on_the_page()
-    def show(path: str, found: Found, *moves: float) -> tuple[str, str]:
+    def show(path: str, found: Found | None, *moves: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
-        moved = there(found).moved(moves[: vae.latent_dim], vae)
+        moved = there(found).moved(moves, vae)
         (image,) = decode(moved.code[None], vae)
-        name = found.name if moved is found else f"{found.name}, moved"
-        return saveable(encoded(image), name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
+        return saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
 
     @said_on_the_page()
-    def begin_with(path: str, found: Found, moves: Sequence[float] = ()) -> tuple[Any, ...]:
-        found, moves = there(found), (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
+    def begin_with(path: str, found: Found | None, moves: Sequence[float] = ()) -> tuple[Any, ...]:
+        moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
         return found, *moves, *show(path, found, *moves)
 
     @said_on_the_page()
-    def point_at_map(path: str, charted: Chart, place: gr.EventData) -> tuple[Any, ...]:
-        return begin_with(path, *there(charted).at(place.x, place.y))
+    def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
+        chart, *_ = draw_chart(path, models.load(path, VAE))
+        return begin_with(path, *chart.at(place.x, place.y))
 
     @said_on_the_page()
     def choose_new(path: str, seed: int | None, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
@@ -140,25 +136,28 @@ def fruit_tab(models: Models) -> None:
         with evaluating(vae):
             code = vae.encode(image)[0][0].cpu()
         own = Found(Fruit(Path(Path(file).name)), code)
-        return img(encoded(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
+        return img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
 
     @said_on_the_page()
-    def keep_one(path: str, found: Found, kept: list[Found], *moves: float) -> list[Found]:
-        vae = models.load(path, VAE)
-        return [*kept, there(found).moved(moves[: vae.latent_dim], vae)][:NUM_CORNERS]
+    def keep_one(path: str, found: Found | None, kept: list[Found], *moves: float) -> list[Found]:
+        return [*kept, there(found).moved(moves, models.load(path, VAE))][:NUM_CORNERS]
+
+    def let_go(kept: list[Found], chosen: gr.EventData) -> list[Found]:
+        number = int(chosen.what)
+        return kept[:number] + kept[number + 1 :]
 
     @said_on_the_page()
     def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
-        thumbnails = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
+        corners = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
         full = gr.Button(interactive=len(kept) < NUM_CORNERS)
         if len(kept) < 2:
-            return full, thumbnails, TO_WALK, "", "", gr.Textbox(visible=False)
-        way = img(encoded(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)), "Fruits on the way")
+            return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
+        way = pad(img(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS), "Fruits on the way"))
         passed, line = pass_by(path, kept, 0.5, 0.5)
-        return full, thumbnails, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
+        return full, corners, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
@@ -167,26 +166,22 @@ def fruit_tab(models: Models) -> None:
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
         names = [str(fruit) for fruit, _ in kept]
         caption = f"between {' and '.join(one.name for one in kept)}"
-        return saveable(encoded(image), caption, "between.png"), command(path, "between.png", *names, at)
+        return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     @said_on_the_page()
     def point_at_way(path: str, kept: list[Found], place: gr.EventData) -> tuple[str, str]:
         return pass_by(path, kept, place.x, place.y)
 
-    def let_go(kept: list[Found], chosen: gr.EventData) -> list[Found]:
-        number = int(chosen.what)
-        return kept[:number] + kept[number + 1 :]
-
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    opened = path.change(open_model, path, [charted, chart, about_chart, sampler, with_nearest, found, kept, *sliders])
+    opened = path.change(open_model, path, [chart, about_chart, sampler, with_nearest, found, kept, *sliders])
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
     opened.success(lay_out, [path, kept], walk)
     others.click(lambda seed: (seed or 0) + NUM_NEW, seed, seed)
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
-    chart.input(point_at_map, [path, charted], shown, **AT_ONCE)
+    chart.input(point_at_map, path, shown, **AT_ONCE)
     new.click(choose_new, [path, seed, sampler], shown)
     own.upload(read_own, [path, own], [seen, *shown])
     own.upload(lambda: None, None, own)  # makes room for the next
@@ -196,25 +191,13 @@ def fruit_tab(models: Models) -> None:
     way.input(point_at_way, [path, kept], [passed, way_line], **AT_ONCE)
 
 
-def command_line(elem_id: str) -> gr.Textbox:
+def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
     label = "The same fruit on the command line"
-    return gr.Textbox(label=label, lines=2, buttons=["copy"], interactive=False, elem_id=elem_id)
+    return gr.Textbox(label=label, lines=3, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible)
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
-    pixels = [image.mul(255).byte().permute(1, 2, 0).numpy() for image in images]
-    return strip(zip(pixels, captions, strict=True), style="--least: 90px")
-
-
-def there(thing: Any) -> Any:
-    """Return what a visitor's session holds.
-
-    Raises:
-        PigmentError: if it was forgotten, because the server was restarted or has too many visitors.
-    """
-    if thing is None:
-        raise PigmentError("the page has forgotten this fruit; reload it")
-    return thing
+    return strip(zip(map(to_pil_image, images), captions, strict=True), style="--least: 90px")
 
 
 def command(path: str, out: str, *arguments: str) -> str:

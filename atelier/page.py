@@ -1,4 +1,4 @@
-"""The page: three tabs, how it looks, and the server that shows it."""
+"""The page: its tabs, how it looks, and the server that shows it."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import gradio as gr
 
 from atelier.color import KEPT, color_tab, draw_examples
-from atelier.fruit import fruit_tab
+from atelier.fruit import fruit_tabs
 from atelier.models import Models
 from atelier.runs import runs_tab
 from system.errors import PigmentError
@@ -36,7 +36,7 @@ def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
             color_tab(page, models, examples)
-        fruit_tab(models)
+        fruit_tabs(models)
         runs_tab(models)
     return page
 

@@ -1,22 +1,30 @@
-"""Pictures to save, and to point into; they lie within the page's HTML, so that no file is served."""
+"""Pictures to choose from, to save, and to point into; they lie within the page, so that no file is served."""
 
 import base64
+from collections.abc import Iterable
 from html import escape
 from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
+
+CLICKS = """
+element.addEventListener('click', event => {
+    const button = event.target.closest('button');
+    if (button) trigger('click', {act: button.dataset.act, what: button.dataset.what});
+});
+"""  # a gr.HTML's; the event has what the button's attributes data-act and data-what say
 
 POINT = """
-let place = {x: 0.5, y: 0.5};
+let place;
 const pad = () => element.querySelector('[role=slider]');
+const mark = () => element.querySelector('i').style;
+const begin = () => { place = {x: parseFloat(mark().left || 50) / 100, y: parseFloat(mark().top || 50) / 100}; };
 function go(x, y) {
     place = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
     const percent = {x: Math.round(100 * place.x), y: Math.round(100 * place.y)};
-    element.querySelector('i').style.cssText = `display: block; left: ${percent.x}%; top: ${percent.y}%`;
+    mark().cssText = `left: ${100 * place.x}%; top: ${100 * place.y}%`;
     pad().setAttribute('aria-valuenow', percent.x);
     pad().setAttribute('aria-valuetext', `${percent.x} % across, ${percent.y} % down`);
     trigger('input', place);
@@ -25,7 +33,7 @@ function follow(event) {
     const box = pad().getBoundingClientRect();
     go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
 }
-watch('value', () => { place = {x: 0.5, y: 0.5}; });  // a new picture begins in the middle
+watch('value', () => { if (pad()) begin(); });
 element.addEventListener('pointerdown', event => {
     if (!pad()?.contains(event.target)) return;
     event.preventDefault();
@@ -43,33 +51,58 @@ element.addEventListener('keydown', event => {
 """
 
 
-def encoded(image: Image.Image | Tensor) -> bytes:
-    """Return an image, or a tensor (3, H, W) in [0, 1], as PNG."""
+def address(image: Image.Image, kind: str = "PNG") -> str:
+    """Return an address that holds a picture itself."""
     file = BytesIO()
-    (image if isinstance(image, Image.Image) else to_pil_image(image)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    image.save(file, kind, compress_level=1, quality=88)  # the first is a PNG's, the second a JPEG's
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def img(png: bytes, says: str) -> str:
-    """Return the HTML of a PNG; ``says`` is for those who cannot see it."""
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(says)}">'
+def img(image: Image.Image, says: str, kind: str = "PNG") -> str:
+    """Return a picture as HTML; ``says`` is for those who cannot see it."""
+    return f'<img src="{address(image, kind)}" alt="{escape(says)}">'
 
 
-def saveable(png: bytes, caption: str, name: str) -> str:
-    """Return the HTML of a PNG, its caption, and a link that saves it as ``name``."""
-    picture = img(png, caption)
-    source = picture.split('"', 2)[1]
-    save = f'<a href="{source}" download="{escape(name)}">Save as {escape(name)}</a>'
-    return f'<figure class="saveable">{picture}<figcaption>{escape(caption)}{save}</figcaption></figure>'
+def saveable(image: Image.Image, caption: str, name: str) -> str:
+    """Return the HTML of a picture, its caption, and a link that saves it as ``name``, a PNG."""
+    save = f'<a href="{address(image)}" download="{escape(name)}">Save as {escape(name)}</a>'
+    return f'<figure class="saveable">{img(image, caption)}<figcaption>{escape(caption)}{save}</figcaption></figure>'
 
 
-def pointable(label: str) -> Any:
-    """Return a component that shows a picture to point into, by mouse, finger, or arrow keys.
+def strip(pictures: Iterable[tuple[Image.Image, str]], current: int | None = None, style: str = "") -> str:
+    """Return a row of pictures, each with a caption of some lines, as HTML; a click gives a picture's number.
+
+    Args:
+        current: the number of the picture that is chosen.
+        style: ``--least``, a picture's width, and ``--aspect``, which it is cropped to; see page.css.
+    """
+    parts = []
+    for number, (image, caption) in enumerate(pictures):
+        title, *more = map(escape, filter(None, caption.split("\n")))
+        chosen = "aria-current='true'" if number == current else ""
+        parts.append(
+            f"<button data-act='choose' data-what='{number}' {chosen}>{img(image, '', 'JPEG')}"
+            f"<b>{title}</b><small>{'<br>'.join(more)}</small></button>"
+        )
+    return f"<div class='strip' style='{style}'>{''.join(parts)}</div>"
+
+
+def pointable(label: str, elem_id: str) -> Any:
+    """Return a component that shows a picture to point into, by mouse, finger, or arrow keys: the HTML of :func:`pad`.
 
     Its event ``input`` has ``x`` and ``y``, shares of the way across and down.
     """
-    pad = (
+    template = (
         f'${{value && `<div class="pad" role="slider" tabindex="0" aria-label="{escape(label)}" aria-valuemin="0" '
-        'aria-valuemax="100" aria-valuenow="50">${value}<i></i></div>`}'
+        'aria-valuemax="100" aria-valuenow="50">${value}</div>`}'
     )
-    return gr.HTML("", html_template=pad, js_on_load=POINT)
+    return gr.HTML("", html_template=template, js_on_load=POINT, elem_id=elem_id)
+
+
+def pad(image: str, spot: tuple[float, float] | None = None) -> str:
+    """Return the HTML of a picture to point into, with a mark at the spot, from which arrow keys go on."""
+    return f"{image}<i style='{at(*spot)}'></i>" if spot else f"{image}<i></i>"
+
+
+def at(x: float, y: float) -> str:
+    return f"left: {100 * x:g}%; top: {100 * y:g}%"

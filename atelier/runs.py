@@ -1,9 +1,7 @@
 """The Runs tab: what all runs reached, and their pictures, two side by side."""
 
 import re
-from datetime import datetime
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +23,6 @@ COLUMNS: dict[str, Literal["str", "number"]] = {
     "CIEDE2000": "number",
     "Bits per dim": "number",
     "PSNR": "number",
-    "When": "str",
-    "W&B": "str",
 }
 NO_RUNS = "**No runs yet.** `python train.py fit --config configs/vae.yaml` makes one; it appears here by itself."
 
@@ -51,9 +47,10 @@ def runs_tab(models: Models) -> None:
         notes = [f"`{folder}` is left out: {escape(why)}" for folder, why in left_out.items()]
         if not runs:
             notes.insert(0, NO_RUNS)
-        values = [name if name in names else None for name in chosen]
-        values[0] = values[0] or next(iter(names), None)
-        choices = [gr.Dropdown([*names], value=value) for value in values]
+        newest = (*names, None, None)[:2]
+        choices = [
+            gr.Dropdown(names, value=name if name in names else new) for name, new in zip(chosen, newest, strict=True)
+        ]
         return "\n\n".join(notes), gr.Dataframe([row(run, models) for run in runs], visible=bool(runs)), *choices
 
     @said_on_the_page()
@@ -99,9 +96,8 @@ def row(run: Run, models: Models) -> list[Any]:
         "Bits per dim": run.best("val/bits_per_dim"),
         "PSNR": run.best("val/psnr", max) or run.best("test/psnr", max),
     }
-    when = f"{datetime.fromtimestamp(run.changed):%Y-%m-%d %H:%M}"
     figures = [None if value is None else float(f"{value:.4g}") for value in best.values()]
-    return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures, when, on_wandb(run.folder)]
+    return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures]
 
 
 def on_wandb(folder: Path) -> str:
@@ -116,14 +112,12 @@ def pictures_of(folder: Path) -> str:
     """Return the HTML of a run's curves, film strips, and latest map; a damaged picture is named instead."""
     shown = []
     newest = sorted((folder / "media" / "latent_map").glob("*.png"))[-1:]
-    for path in [*sorted((folder / "media").glob("*.png")), *newest]:
-        what = path.stem.replace("_", " ")
+    films = sorted((folder / "media").glob("*.png"), key=lambda path: (path.stem == "curves", path))
+    for path in [*films, *newest]:
+        what = path.stem.replace("_", " ") if path.parent.name == "media" else "latent map"
         try:
-            png = path.read_bytes()
-            with Image.open(BytesIO(png)) as image:
-                image.load()
+            with Image.open(path) as image:
+                shown.append(f"<figure>{img(image, what)}<figcaption>{escape(what)}</figcaption></figure>")
         except (OSError, SyntaxError) as error:  # being written, cut off by a kill, or just deleted
             shown.append(f"<p>{escape(str(path))} cannot be shown: {escape(reason(error))}</p>")
-        else:
-            shown.append(f"<figure>{img(png, what)}<figcaption>{escape(what)}</figcaption></figure>")
     return f'<div class="films">{"".join(shown)}</div>'

@@ -27,7 +27,7 @@ COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
 @pytest.fixture
 def page(atelier: Atelier, browser: Any) -> Iterator[Any]:
     with visit(browser, atelier.address) as page:
-        command_for(page, "coffee.png")  # which the page begins with
+        command_for(page, "camera.png")  # which the page begins with
         yield page
 
 
@@ -43,7 +43,7 @@ def upload(page: Any, path: Path) -> None:
 
 
 def click(page: Any, x: float, y: float) -> None:
-    picture = page.locator(".image-frame img")
+    picture = page.get_by_role("slider", name="Point where")
     size = picture.bounding_box()
     picture.click(position={"x": x * size["width"], "y": y * size["height"]})
 
@@ -88,23 +88,20 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
 
 
 def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any) -> None:
-    page.get_by_role("button", name="Choose the spot by numbers").press("Enter")
-    page.get_by_label("From the left").fill("0.2")
-    page.get_by_label("From the top").fill("0.6")
-    page.get_by_label("From the top").press("Enter")
+    page.get_by_role("slider", name="Point where").press("ArrowLeft")
     swatch = page.get_by_role("button", name=re.compile("likely")).first
     swatch.press("Enter")
-    command_for(page, "'0.2,0.6,#")
+    command_for(page, "'0.48,0.5,#")
     press(page, "move hint 1")
     page.get_by_text("Click where hint 1 should go").wait_for()
     click(page, 0.9, 0.1)
-    assert "'0.2,0.6" not in shlex.join(command_for(page, "--hint '0.9"))
+    assert "'0.48,0.5" not in shlex.join(command_for(page, "--hint '0.9"))
     press(page, "remove hint 1")
     page.get_by_role("button", name="remove hint 1").wait_for(state="detached")
     press(page, "Undo")
     command_for(page, "--hint '0.9")
     press(page, "Undo")
-    command_for(page, "'0.2,0.6,#")
+    command_for(page, "'0.48,0.5,#")
 
 
 def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) -> None:
@@ -115,19 +112,19 @@ def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) ->
         upload(page, Path(name))
         page.get_by_text(re.compile(line)).last.wait_for()
     page.get_by_label("number input for Vividness").fill("0.9")
-    command_for(page, "coffee.png --out colorized --vividness 0.9")
+    command_for(page, "camera.png --out colorized --vividness 0.9")
     page.get_by_role("button", name="astronaut").click()
     command_for(page, "astronaut.png --out colorized --vividness 0.9")
 
 
 def test_two_visitors_see_their_own_pictures(page: Any, atelier: Atelier, browser: Any) -> None:
     with visit(browser, atelier.address) as other:
-        command_for(other, "coffee.png")
+        command_for(other, "camera.png")
         other.get_by_role("button", name="rocket").click()
         command_for(other, "rocket.jpg")
         click(page, 0.5, 0.5)
         page.get_by_role("button", name=re.compile("likely")).first.click()
-        command_for(page, "coffee.png --out colorized --vividness 0.5 --hint")
+        command_for(page, "camera.png --out colorized --vividness 0.5 --hint")
         other.get_by_label("number input for Vividness").fill("1")
         assert "--hint" not in command_for(other, "rocket.jpg --out colorized --vividness 1")
 

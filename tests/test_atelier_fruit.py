@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.browser import Atelier, visit
 from train import PigmentCLI
 from vae.__main__ import main
 
-NUM_COLUMNS = 10  # of the table of runs
+WALK = "#walk-command"
+NUM_COLUMNS = 8  # of the table of runs
 FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText.trim() == name"
 
 
@@ -44,22 +46,22 @@ def page(atelier: Atelier, browser: Any, runs: Path) -> Iterator[Any]:
 def fruit(page: Any, monkeypatch: pytest.MonkeyPatch, atelier: Atelier) -> Any:
     """The tab Fruit, with the fruit that it begins with."""
     monkeypatch.chdir(atelier.folder)  # where the page's command lines hold
-    page.get_by_role("tab", name="Fruit").click()
+    go_to(page, "Fruit")
     page.get_by_role("img", name="seed 0", exact=True).wait_for()
     return page
 
 
-def wait_for_line(page: Any, wanted: str, number: int = 0) -> str:
-    """Wait until a command line, the fruit's or the walk's, says what is wanted, and return it."""
-    box = page.locator(["#fruit-command", "#walk-command"][number]).locator("textarea")
+def wait_for_line(page: Any, wanted: str, where: str = "#fruit-command") -> str:
+    """Wait until a command line says what is wanted, and return it."""
+    box = page.locator(f"{where} textarea")
     page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
     return box.input_value()
 
 
-def picture(page: Any, number: int = 0) -> np.ndarray:
+def picture(page: Any) -> np.ndarray:
     """The fruit's picture, or the walk's, as the link below it saves it."""
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save as").nth(number).click()
+        page.get_by_role("link", name="Save as").click()
     return np.asarray(Image.open(download.value.path()).convert("RGB"))
 
 
@@ -72,6 +74,17 @@ def made_by(line: str, out: Path) -> np.ndarray:
 
 def press(page: Any, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
+
+
+def go_to(page: Any, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def keep_new(page: Any, seed: int) -> None:
+    go_to(page, "New fruits")
+    page.get_by_role("button", name=f"seed {seed}", exact=True).first.click()
+    wait_for_line(page, f"walk {seed} ")
+    press(page, "Keep for a walk")
 
 
 def point(page: Any, label: str, x: float, y: float) -> None:
@@ -106,22 +119,25 @@ def test_sliders_change_the_fruit_into_what_the_command_line_makes(fruit: Any, t
 
 def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -> None:
     press(fruit, "Keep for a walk")
-    fruit.get_by_role("tab", name="New fruits").click()
-    press(fruit, "seed 3")
-    wait_for_line(fruit, "walk 3 ")
-    press(fruit, "Keep for a walk")
-    wait_for_line(fruit, "walk 0 3 --at=0.5 ", 1)
+    keep_new(fruit, 3)
+    go_to(fruit, "Walk")
+    wait_for_line(fruit, "walk 0 3 --at=0.5 ", WALK)
     point(fruit, "The way", 0.2501, 0.5)
-    line = wait_for_line(fruit, "walk 0 3 --at=0.25 ", 1)
-    assert (picture(fruit, 1) == made_by(line, tmp_path / "between.png")).all()
+    line = wait_for_line(fruit, "walk 0 3 --at=0.25 ", WALK)
+    assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
 
-    press(fruit, "seed 5")
-    wait_for_line(fruit, "walk 5 ")
-    press(fruit, "Keep for a walk")
-    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.5 ", 1)
+    go_to(fruit, "Fruit")
+    keep_new(fruit, 5)
+    go_to(fruit, "Walk")
+    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.5 ", WALK)
     fruit.get_by_role("slider", name="The way").press("ArrowDown")
-    line = wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", 1)
-    assert (picture(fruit, 1) == made_by(line, tmp_path / "between.png")).all()
+    line = wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", WALK)
+    assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
+
+    go_to(fruit, "Fruit")
+    fruit.get_by_role("button", name="seed 0 click to let go").click()
+    go_to(fruit, "Walk")
+    wait_for_line(fruit, "walk 3 5 --at=0.5 ", WALK)
 
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
@@ -135,7 +151,7 @@ def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run
 def test_a_picture_of_ones_own_is_drawn_as_the_command_line_draws_it(
     fruit: Any, vae_run: PigmentCLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fruit.get_by_role("tab", name="Your picture").click()
+    go_to(fruit, "Your picture")
     Path("text.jpg").write_text("I am not an image")
     fruit.locator("#own-fruit input[type=file]").set_input_files("text.jpg")
     fruit.get_by_text(re.compile("text.jpg' cannot be used: not an image")).wait_for()
@@ -152,7 +168,7 @@ def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: An
     whole = checkpoint.read_bytes()
     choose(fruit, "Model", "shorter")
     wait_for_line(fruit, f"--ckpt {checkpoint.relative_to(Path.cwd())} ")
-    fruit.get_by_role("tab", name="New fruits").click()
+    go_to(fruit, "New fruits")
     checkpoint.write_bytes(whole[: len(whole) // 2])
     fruit.get_by_role("slider", name="Direction 1").press("ArrowRight")
     fruit.get_by_text("is not a whole checkpoint").wait_for()
@@ -165,7 +181,7 @@ def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: An
 
 
 def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, runs: Path) -> None:
-    page.get_by_role("tab", name="Runs").click()
+    go_to(page, "Runs")
     page.get_by_text("torn is left out: ").wait_for()
     page.get_by_role("gridcell").nth(2 * NUM_COLUMNS - 1).wait_for(state="attached")
     losses = {name: float(loss) for name, _, _, _, loss, *_ in rows(page)}
@@ -182,8 +198,9 @@ def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, 
     films = page.get_by_role("img", name="reconstructions")
     films.nth(1).wait_for()
     for number in range(2):
-        shown = base64.b64decode(films.nth(number).get_attribute("src").partition(",")[2])
-        assert shown == (runs / "whole" / "media" / "reconstructions.png").read_bytes()
+        shown = BytesIO(base64.b64decode(films.nth(number).get_attribute("src").partition(",")[2]))
+        with Image.open(shown) as image, Image.open(runs / "whole" / "media" / "reconstructions.png") as film:
+            assert np.array_equal(image, film)
     boxes = [films.nth(number).bounding_box() for number in range(2)]
     assert boxes[0]["y"] == boxes[1]["y"]
     assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
