@@ -43,7 +43,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             file = gr.File(label="Your picture", height=130)
             thumbnails = [(Image.fromarray(small(read_picture(path).pixels)), path.stem) for path in examples]
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
-            example = gr.HTML(strip(thumbnails, style="--least: 70px; --aspect: 1"), js_on_load=CLICKS)
+            example = gr.HTML(strip(thumbnails, style="--least: 76px; --aspect: 1"), js_on_load=CLICKS)
             chosen = gr.Dropdown(offered, value=[offered[0][1]], multiselect=True, label="Models to compare")
         with gr.Column(scale=5, min_width=320):
             with gr.Tab("Touch up"):
@@ -59,7 +59,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
                 palette = gr.HTML(js_on_load=CLICKS)
                 picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
-                put = gr.Button("Put it where you pointed", size="sm", interactive=False)
+                put = gr.Button("Put it where the ring is", size="sm")
             command = gr.Textbox(
                 label="The same on the command line", lines=3, buttons=["copy"], interactive=False, elem_id="command"
             )
@@ -91,7 +91,6 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             status: f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
             wishes: gr.Column(visible=takes_hints),
             palette: offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
-            put: gr.Button(interactive=easel.spot is not None),
             command: easel.command(colorizer),
         }
 
@@ -137,8 +136,6 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     @said_on_the_page()
     def point(easel: Easel | None, place: gr.EventData) -> dict[Any, Any]:
         easel = there(easel)
-        if easel.moving is not None:
-            return touch(Easel.point, easel, place.x, place.y)
         easel.point(place.x, place.y)
         return ask(easel)
 
@@ -163,7 +160,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def choices() -> gr.Dropdown:
         return gr.Dropdown(models.choices(Colorizer))
 
-    everything = [state, status, picture, slider, compared, wishes, palette, put, command]
+    everything = [state, status, picture, slider, compared, wishes, palette, command]
     page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
     long = {"show_progress_on": status, **LONG}
@@ -207,25 +204,20 @@ def hinted(easel: Easel, colored: Preview) -> str:
 
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
     """Return swatches of the likeliest colors at the spot, and the list of hints, as HTML with buttons."""
-    parts = ["<p>Click on the picture, and the model says which colors are likely there.</p>"]
-    if easel.spot:
-        parts = ["<p>Likely here, says the model. Choose one:</p>", "<div class='swatches'>"]
-        for likely in easel.likeliest(colorizer, *easel.spot):
-            value = to_hex(likely.color)
-            parts.append(
-                f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
-                f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
-            )
-        parts.append("</div>")
-    if easel.moving is not None:
-        parts.append(f"<p>Click where hint {easel.moving + 1} should go.</p>")
-    parts.append("<ol>")
+    parts = ["<p>Point into the picture. At the ring, these are likely:</p><div class='swatches'>"]
+    for likely in easel.likeliest(colorizer, *easel.spot):
+        value = to_hex(likely.color)
+        parts.append(
+            f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
+            f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
+        )
+    parts.append("</div><ol>")
     for index, hint in enumerate(easel.hints):
         place = f"{index + 1}. <code>{hint.x:.2f}, {hint.y:.2f}</code>"
         parts.append(f"<li><span style='--swatch: {to_hex(hint.color)}'></span>{place}")
-        for act in ("move", "remove"):
+        for act, label in {"move": "Move here", "remove": "Remove"}.items():
             attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
-            parts.append(f"<button class='small' {attributes}>{act.title()}</button>")
+            parts.append(f"<button class='small' {attributes}>{label}</button>")
     parts.append("</ol>")
     if easel.past:
         parts.append("<button class='small' data-act='undo' data-what=''>Undo</button>")

@@ -51,8 +51,7 @@ class Easel:
         views: what models make of it, by checkpoint.
         shown: the checkpoint whose view is looked at, and changed.
         past: the hints before each change.
-        spot: where the visitor clicked last, x and y from 0 to 1.
-        moving: the number of the hint that the next click moves.
+        spot: where the visitor pointed last, x and y from 0 to 1; at first, the middle.
     """
 
     path: Path
@@ -64,8 +63,7 @@ class Easel:
     shown: str = ""
     hints: tuple[Hint, ...] = ()
     past: list[tuple[Hint, ...]] = field(default_factory=list)
-    spot: tuple[float, float] | None = None
-    moving: int | None = None
+    spot: tuple[float, float] = (0.5, 0.5)
 
     @classmethod
     def of(cls, path: Path, pixels: Pixels, vividness: float) -> "Easel":
@@ -110,19 +108,18 @@ class Easel:
         return colorizer.likeliest(prediction, lightness, x, y, CHOICES)
 
     def point(self, x: float, y: float) -> None:
-        """Turn to a spot, and move a hint there if one is about to be moved."""
         self.spot = round(x, 4), round(y, 4)
-        if self.moving is not None:
-            hints = list(self.hints)
-            hints[self.moving] = Hint(*self.spot, hints[self.moving].color)
-            self.change_hints(hints)
 
     def put(self, color: str) -> None:
         """Put a hint at the spot, in place of one that is there."""
-        if self.spot is None:
-            raise PigmentError("click on the picture first: where should the color go?")
-        hint = Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")
-        self.change_hints([*(other for other in self.hints if other[:2] != hint[:2]), hint])
+        others = [hint for hint in self.hints if hint[:2] != self.spot]
+        self.change_hints([*others, Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")])
+
+    def move(self, number: int) -> None:
+        """Move a hint to the spot."""
+        hints = list(self.hints)
+        hints[number] = Hint(*self.spot, hints[number].color)
+        self.change_hints(hints)
 
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
@@ -130,20 +127,16 @@ class Easel:
     def show(self, checkpoint: str) -> None:
         self.shown = checkpoint
 
-    def move(self, number: int) -> None:
-        """Let the next click say where a hint should go."""
-        self.moving = number
-
     def remove(self, number: int) -> None:
         self.change_hints([hint for index, hint in enumerate(self.hints) if index != number])
 
     def change_hints(self, hints: Sequence[Hint]) -> None:
         self.past.append(self.hints)
-        self.hints, self.moving = tuple(hints), None
+        self.hints = tuple(hints)
 
     def undo(self) -> None:
         if self.past:  # a second click can come before the page has taken the button away
-            self.hints, self.moving = self.past.pop(), None
+            self.hints = self.past.pop()
 
     def command(self, colorizer: Colorizer) -> str:
         """Return the line that makes the same picture."""

@@ -1,69 +1,54 @@
 """Which models there are: those that come with Pigment, those of runs, and those that were named."""
 
 import os
-from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from lightning.pytorch import LightningModule
 
 from colorization.weights import PALETTE
 from resuming.checkpoints import MODELS, load_model
 from resuming.loggers import METRICS_FILE
-from study.runs import Curve, class_name, located, read_config, read_history
+from study.runs import class_name, located, read_config, read_history
 from system.errors import PigmentError, reason
 from vae.weights import FRUIT
 
 SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
+BEST: dict[str, Callable[[Iterable[float]], float]] = {
+    "val/loss": min,
+    "val/ciede2000": min,
+    "val/bits_per_dim": min,
+    "val/psnr": max,
+    "test/psnr": max,
+}
+IN_LABEL = {"val/ciede2000": "CIEDE2000 {:.2f}", "val/bits_per_dim": "{:.2f} bits per dim"}
 Model = TypeVar("Model", bound=LightningModule)
 
 
-class Run:
-    """What a run's folder says of it; a damaged one raises all sorts of errors when it is asked."""
+class Run(NamedTuple):
+    """What a run's folder says of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.checkpoint = folder, folder / "checkpoints" / "last.ckpt"
+    folder: Path
+    kind: str
+    data: str
+    num_epochs: int
+    best: dict[str, float]  # by metric
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
 
     @property
     def changed(self) -> float:
         """When its checkpoint was written, in seconds; before the first, when it began."""
         return (self.checkpoint if self.checkpoint.exists() else self.folder / "config.yaml").stat().st_mtime
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return read_config(self.folder / "config.yaml")
-
-    @cached_property
-    def history(self) -> dict[str, Curve]:
-        metrics = self.folder / METRICS_FILE
-        return read_history(metrics) if metrics.exists() else {}
-
-    @cached_property
-    def kind(self) -> str:
-        return class_name(self.config["model"])
-
-    @cached_property
-    def data(self) -> str:
-        root = located(self.config["data"]["init_args"].get("root"))
-        return Path(root).name if root else "demo"
-
-    @cached_property
-    def num_epochs(self) -> int:
-        return 1 + max((epoch for epoch, _ in self.history.get("val/loss", ())), default=-1)
-
-    def best(self, metric: str, choose: Any = min) -> float | None:
-        """Return the best value of a metric such as ``val/loss``; None if it was never logged."""
-        return choose((value for _, value in self.history.get(metric, ())), default=None)
-
-    @cached_property
+    @property
     def label(self) -> str:
         parts = [self.kind, self.data, f"{self.num_epochs} epochs"]
-        difference, bits = self.best("val/ciede2000"), self.best("val/bits_per_dim")
-        if difference is not None:
-            parts.append(f"CIEDE2000 {difference:.2f}")
-        if bits is not None:
-            parts.append(f"{bits:.2f} bits per dim")
+        parts += [form.format(self.best[metric]) for metric, form in IN_LABEL.items() if metric in self.best]
         return " · ".join([*parts, self.folder.name])
 
 
@@ -134,6 +119,14 @@ def versions(folder: Path) -> list[int]:
 
 @lru_cache(maxsize=1000)
 def read_run(folder: Path, *versions: int) -> Run:
-    run = Run(folder)
-    _ = run.label  # raises here what reading it raises
-    return run
+    """Read a run; a damaged one raises all sorts of errors."""
+    config, metrics = read_config(folder / "config.yaml"), folder / METRICS_FILE
+    history = read_history(metrics) if metrics.exists() else {}
+    root = located(config["data"]["init_args"].get("root"))
+    return Run(
+        folder,
+        class_name(config["model"]),
+        Path(root).name if root else "demo",
+        1 + max((epoch for epoch, _ in history.get("val/loss", ())), default=-1),
+        {metric: best(value for _, value in history[metric]) for metric, best in BEST.items() if metric in history},
+    )

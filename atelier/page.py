@@ -50,9 +50,8 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
     """
     with TemporaryDirectory(prefix="pigment-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        os.environ["no_proxy"] = (
-            f"{os.environ.get('no_proxy', '')},{host},localhost"  # Gradio asks itself once it listens
-        )
+        direct = {*os.environ.get("no_proxy", "").split(","), host, "localhost"}
+        os.environ["no_proxy"] = ",".join(sorted(direct))  # Gradio asks itself once it listens
         page = make_page(models, draw_examples(Path(folder)))
         try:
             _, local, public = page.launch(

@@ -90,13 +90,9 @@ def name_of(run: Run, models: Models) -> str:
 
 
 def row(run: Run, models: Models) -> list[Any]:
-    best = {
-        "val/loss": run.best("val/loss"),
-        "CIEDE2000": run.best("val/ciede2000"),
-        "Bits per dim": run.best("val/bits_per_dim"),
-        "PSNR": run.best("val/psnr", max) or run.best("test/psnr", max),
-    }
-    figures = [None if value is None else float(f"{value:.4g}") for value in best.values()]
+    best = [run.best.get(metric) for metric in ("val/loss", "val/ciede2000", "val/bits_per_dim")]
+    best.append(run.best.get("val/psnr", run.best.get("test/psnr")))
+    figures = [None if value is None else float(f"{value:.4g}") for value in best]
     return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures]
 
 

@@ -16,6 +16,7 @@ import skimage
 import tifffile
 from PIL import Image
 
+from atelier.__main__ import main as open_atelier
 from colorization.__main__ import main as colorize
 from tests.browser import ROOT, Atelier, visit
 from tests.world import CONFIGS, bomb, last, tiny
@@ -92,9 +93,8 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     swatch = page.get_by_role("button", name=re.compile("likely")).first
     swatch.press("Enter")
     command_for(page, "'0.48,0.5,#")
-    press(page, "move hint 1")
-    page.get_by_text("Click where hint 1 should go").wait_for()
     click(page, 0.9, 0.1)
+    press(page, "move hint 1")
     assert "'0.48,0.5" not in shlex.join(command_for(page, "--hint '0.9"))
     press(page, "remove hint 1")
     page.get_by_role("button", name="remove hint 1").wait_for(state="detached")
@@ -148,6 +148,47 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     page.get_by_role("button", name="chelsea").click()
     page.get_by_text("any more; choose a different one").wait_for()
     command_for(page, "chelsea.png")
+
+
+def test_a_picture_of_100_megapixels_is_shown_in_color(page: Any) -> None:
+    Image.new("RGB", (10_000, 10_000), "teal").save("huge.png")
+    upload(page, Path("huge.png"))
+    command_for(page, "huge.png")
+    page.get_by_text("10,000 x 10,000 pixels").wait_for()
+    page.get_by_role("button", name="astronaut").click()
+    command_for(page, "astronaut.png")
+
+
+@pytest.fixture
+def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore what a page that is opened within the test's process changes."""
+    pytest.importorskip("gradio", reason="needs Gradio")
+    for name in ("GRADIO_TEMP_DIR", "no_proxy"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.filterwarnings("ignore")  # Gradio's packages warn of each other
+@pytest.mark.usefixtures("own_server")
+def test_a_picture_that_was_forgotten_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atelier.color.KEPT", 2)  # seconds
+    from atelier.models import Models
+    from atelier.page import open_page
+
+    with open_page(Models(tmp_path)) as address, visit(browser, address) as page:
+        command_for(page, "camera.png")
+        page.wait_for_timeout(5000)
+        click(page, 0.5, 0.4)
+        page.get_by_text("the page has forgotten what you had here").wait_for()
+        page.get_by_role("button", name="astronaut").click()
+        command_for(page, "astronaut.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # Gradio's packages warn of each other
+@pytest.mark.usefixtures("own_server")
+def test_a_port_that_is_taken_gets_a_line(atelier: Atelier, capsys: pytest.CaptureFixture[str]) -> None:
+    port = atelier.address.rpartition(":")[2].strip("/")
+    assert open_atelier(["--port", port]) == 2
+    assert f"no page can be opened at 127.0.0.1:{port}: the port is taken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", ROOT / "pyproject.toml", "notes.txt"])

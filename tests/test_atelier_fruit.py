@@ -140,6 +140,22 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     wait_for_line(fruit, "walk 3 5 --at=0.5 ", WALK)
 
 
+def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browser: Any) -> None:
+    with visit(browser, atelier.address) as other:
+        go_to(other, "Fruit")
+        keep_new(other, 3)
+        fruit.get_by_role("slider", name="Direction 1").press("ArrowRight")
+        wait_for_line(fruit, "walk 0@0.1 ")
+        press(fruit, "Keep for a walk")
+        fruit.get_by_role("button", name="seed 0, moved click to let go").wait_for()
+        other.get_by_role("slider", name="Direction 1").press("ArrowLeft")
+        wait_for_line(other, "walk 3@-0.1 ")
+        press(other, "Keep for a walk")
+        go_to(other, "Walk")
+        wait_for_line(other, "walk 3 3@-0.1 ", WALK)
+        assert fruit.get_by_text("click to let go").count() == 1
+
+
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
     choose(fruit, "Model", "whole")
     wait_for_line(fruit, "whole")
