@@ -213,8 +213,7 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
         )
     parts.append("</div><ol>")
     for index, hint in enumerate(easel.hints):
-        place = f"{index + 1}. <code>{hint.x:.2f}, {hint.y:.2f}</code>"
-        parts.append(f"<li><span style='--swatch: {to_hex(hint.color)}'></span>{place}")
+        parts.append(f"<li><b style='--swatch: {to_hex(hint.color)}'>{index + 1}</b>")
         for act, label in {"move": "Move here", "remove": "Remove"}.items():
             attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
             parts.append(f"<button class='small' {attributes}>{label}</button>")
