@@ -27,6 +27,7 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
+ENABLED = "({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
     "move": lambda easel, number: easel.move(int(number)),
@@ -163,6 +164,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     everything = [state, status, picture, slider, compared, wishes, palette, command]
     page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
+    begins = [file.upload, example.click, chosen.input, save.click]
+    gr.on(begins, None, None, stop, js=f"() => {ENABLED % 'true'}")  # first, as what an event calls is called in order
     long = {"show_progress_on": status, **LONG}
     downloaded = save.click(download, state, [status, saved], **long)
     working: list[Any] = [
@@ -173,11 +176,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next
     downloaded.success(None, saved, js=SAVE)
-    stop.click(lambda: "Stopped.", None, status, cancels=working, **AT_ONCE)
-    begins = [file.upload, example.click, chosen.input, save.click]
-    gr.on(begins, lambda: gr.Button(interactive=True), None, stop, **AT_ONCE)
     for event in working:
-        event.then(lambda: gr.Button(interactive=False), None, stop, **AT_ONCE)
+        event.then(None, None, stop, js=f"() => {ENABLED % 'false'}")
+    stop.click(None, None, [status, stop], js=f"() => ['Stopped.', {ENABLED % 'false'}]", cancels=working)
     compared.click(go_on_with, state, everything, **AT_ONCE)
     picture.input(point, state, everything, **AT_ONCE)
     palette.click(act, state, everything, **AT_ONCE)
@@ -205,7 +206,7 @@ def hinted(easel: Easel, colored: Preview) -> str:
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
     """Return swatches of the likeliest colors at the spot, and the list of hints, as HTML with buttons."""
     parts = ["<p>Point into the picture. At the ring, these are likely:</p><div class='swatches'>"]
-    for likely in easel.likeliest(colorizer, *easel.spot):
+    for likely in easel.likeliest(colorizer):
         value = to_hex(likely.color)
         parts.append(
             f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "

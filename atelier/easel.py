@@ -102,10 +102,10 @@ class Easel:
     def wishes(self, colorizer: Colorizer) -> dict[str, Any]:
         return {"vividness": self.vividness, "hints": self.hints} if isinstance(colorizer, PaletteColorizer) else {}
 
-    def likeliest(self, colorizer: PaletteColorizer, x: float, y: float) -> list[Likely]:
-        """Return the shown model's own likeliest colors for a spot."""
+    def likeliest(self, colorizer: PaletteColorizer) -> list[Likely]:
+        """Return the shown model's own likeliest colors for the spot."""
         lightness, prediction = self.views[self.shown].sketch
-        return colorizer.likeliest(prediction, lightness, x, y, CHOICES)
+        return colorizer.likeliest(prediction, lightness, *self.spot, CHOICES)
 
     def point(self, x: float, y: float) -> None:
         self.spot = round(x, 4), round(y, 4)

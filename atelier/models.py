@@ -16,14 +16,13 @@ from system.errors import PigmentError, reason
 from vae.weights import FRUIT
 
 SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
-BEST: dict[str, Callable[[Iterable[float]], float]] = {
-    "val/loss": min,
-    "val/ciede2000": min,
-    "val/bits_per_dim": min,
-    "val/psnr": max,
-    "test/psnr": max,
+FIGURES: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {  # heading: metric, and which value is best
+    "val/loss": ("val/loss", min),
+    "CIEDE2000": ("val/ciede2000", min),
+    "Bits per dim": ("val/bits_per_dim", min),
+    "PSNR": ("val/psnr", max),
 }
-IN_LABEL = {"val/ciede2000": "CIEDE2000 {:.2f}", "val/bits_per_dim": "{:.2f} bits per dim"}
+IN_LABEL = ("CIEDE2000", "Bits per dim")
 Model = TypeVar("Model", bound=LightningModule)
 
 
@@ -34,7 +33,7 @@ class Run(NamedTuple):
     kind: str
     data: str
     num_epochs: int
-    best: dict[str, float]  # by metric
+    best: dict[str, float]  # by heading
 
     @property
     def checkpoint(self) -> Path:
@@ -48,7 +47,7 @@ class Run(NamedTuple):
     @property
     def label(self) -> str:
         parts = [self.kind, self.data, f"{self.num_epochs} epochs"]
-        parts += [form.format(self.best[metric]) for metric, form in IN_LABEL.items() if metric in self.best]
+        parts += [f"{heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
         return " · ".join([*parts, self.folder.name])
 
 
@@ -122,11 +121,16 @@ def read_run(folder: Path, *versions: int) -> Run:
     """Read a run; a damaged one raises all sorts of errors."""
     config, metrics = read_config(folder / "config.yaml"), folder / METRICS_FILE
     history = read_history(metrics) if metrics.exists() else {}
+    history.setdefault("val/psnr", history.get("test/psnr", []))  # a VAE measures it in tests only
     root = located(config["data"]["init_args"].get("root"))
     return Run(
         folder,
         class_name(config["model"]),
         Path(root).name if root else "demo",
         1 + max((epoch for epoch, _ in history.get("val/loss", ())), default=-1),
-        {metric: best(value for _, value in history[metric]) for metric, best in BEST.items() if metric in history},
+        {
+            heading: best(value for _, value in history[metric])
+            for heading, (metric, best) in FIGURES.items()
+            if history.get(metric)
+        },
     )

@@ -3,27 +3,17 @@
 import re
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from atelier.events import said_on_the_page
-from atelier.models import Models, Run
+from atelier.models import FIGURES, Models, Run
 from atelier.pictures import img
 from resuming.loggers import sync_command
 from system.errors import PigmentError, reason
 
-COLUMNS: dict[str, Literal["str", "number"]] = {
-    "Run": "str",
-    "Model": "str",
-    "Data": "str",
-    "Epochs": "number",
-    "val/loss": "number",
-    "CIEDE2000": "number",
-    "Bits per dim": "number",
-    "PSNR": "number",
-}
 NO_RUNS = "**No runs yet.** `python train.py fit --config configs/vae.yaml` makes one; it appears here by itself."
 
 
@@ -31,8 +21,8 @@ def runs_tab(models: Models) -> None:
     with gr.Tab("Runs") as tab:
         said = gr.Markdown()
         table = gr.Dataframe(
-            headers=[*COLUMNS],
-            datatype=[*COLUMNS.values()],
+            headers=["Run", "Model", "Data", "Epochs", *FIGURES],
+            datatype="auto",
             label="Runs: a heading has a menu that sorts, a click on a row shows the run",
             interactive=False,
         )
@@ -90,9 +80,7 @@ def name_of(run: Run, models: Models) -> str:
 
 
 def row(run: Run, models: Models) -> list[Any]:
-    best = [run.best.get(metric) for metric in ("val/loss", "val/ciede2000", "val/bits_per_dim")]
-    best.append(run.best.get("val/psnr", run.best.get("test/psnr")))
-    figures = [None if value is None else float(f"{value:.4g}") for value in best]
+    figures = [float(f"{run.best[heading]:.4g}") if heading in run.best else None for heading in FIGURES]
     return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures]
 
 

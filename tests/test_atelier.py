@@ -150,11 +150,16 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     command_for(page, "chelsea.png")
 
 
-def test_a_picture_of_100_megapixels_is_shown_in_color(page: Any) -> None:
+def test_a_picture_of_100_megapixels_is_shown_in_color_and_its_download_can_be_stopped(page: Any) -> None:
     Image.new("RGB", (10_000, 10_000), "teal").save("huge.png")
     upload(page, Path("huge.png"))
     command_for(page, "huge.png")
     page.get_by_text("10,000 x 10,000 pixels").wait_for()
+    press(page, "Download")
+    page.get_by_text("Coloring at full size").wait_for()
+    press(page, "Stop")
+    page.get_by_text("Stopped.").wait_for()
+    page.get_by_role("button", name="Stop", disabled=True).wait_for()
     page.get_by_role("button", name="astronaut").click()
     command_for(page, "astronaut.png")
 
