@@ -15,7 +15,7 @@ from PIL import Image
 from atelier.easel import Easel, Preview, read_picture, small
 from atelier.events import AT_ONCE, LONG, said_on_the_page, there
 from atelier.models import Models
-from atelier.pictures import CLICKS, at, img, pad, pointable, strip
+from atelier.pictures import CLICKS, at, pad, pointable, strip
 from colorization import Colorizer, PaletteColorizer
 from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
@@ -48,7 +48,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             chosen = gr.Dropdown(offered, value=[offered[0][1]], multiselect=True, label="Models to compare")
         with gr.Column(scale=5, min_width=320):
             with gr.Tab("Touch up"):
-                picture = pointable("Point where you want a different color", elem_id="touch")
+                picture = pointable("Point where you want a different color")
             with gr.Tab("Before and after"):
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
@@ -195,12 +195,11 @@ def draw_examples(folder: Path) -> list[Path]:
 
 def hinted(easel: Easel, colored: Preview) -> str:
     """Return the HTML of a preview with the hints, numbered as in their list, and the spot."""
-    image = img(Image.fromarray(colored), "The picture in color", "JPEG")
     hints = [
         f"<b style='{at(hint.x, hint.y)}; --swatch: {to_hex(hint.color)}'>{number}</b>"
         for number, hint in enumerate(easel.hints, start=1)
     ]
-    return pad(image + "".join(hints), easel.spot)
+    return pad(Image.fromarray(colored), "The picture in color", "JPEG", easel.spot, "".join(hints))
 
 
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:

@@ -34,7 +34,7 @@ def fruit_tabs(models: Models) -> None:
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
             with gr.Tab("Map"):
-                chart = pointable("Map of fruits: point at one, or between them", elem_id="map")
+                chart = pointable("Map of fruits: point at one, or between them")
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
                 with gr.Row():
@@ -45,7 +45,7 @@ def fruit_tabs(models: Models) -> None:
                 with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
             with gr.Tab("Your picture"):
                 own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
-                seen = gr.HTML()
+                seen = gr.HTML(elem_id="seen")
         with gr.Column(scale=4, min_width=300):
             picture = gr.HTML()
             keep = gr.Button("Keep for a walk", variant="primary")
@@ -61,7 +61,7 @@ def fruit_tabs(models: Models) -> None:
         about_walk = gr.Markdown(TO_WALK)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
-                way = pointable("The way between the fruits: point at a place", elem_id="way")
+                way = pointable("The way between the fruits: point at a place")
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
                 way_line = command_line("walk-command", visible=False)
@@ -79,7 +79,7 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         if vae.codes:
             samplers, (charted, drawn, note) = get_args(Sampler), draw_chart(path, vae)
-            picture = pad(img(drawn, "Map of fruits"))
+            picture = pad(drawn, "Map of fruits")
             has_images = isinstance(charted.fruits[0].fruit.source, Path)
         else:
             samplers, picture, note, has_images = ("prior",), "", NO_CODES, False
@@ -155,7 +155,7 @@ def fruit_tabs(models: Models) -> None:
         full = gr.Button(interactive=len(kept) < NUM_CORNERS)
         if len(kept) < 2:
             return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
-        way = pad(img(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS), "Fruits on the way"))
+        way = pad(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS), "Fruits on the way")
         passed, line = pass_by(path, kept, 0.5, 0.5)
         return full, corners, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
 

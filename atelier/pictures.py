@@ -19,23 +19,25 @@ element.addEventListener('click', event => {
 POINT = """
 let place;
 const pad = () => element.querySelector('[role=slider]');
-const mark = () => element.querySelector('i').style;
-const begin = () => { place = {x: parseFloat(mark().left || 50) / 100, y: parseFloat(mark().top || 50) / 100}; };
+const frame = () => element.querySelector('.frame');
+const ring = () => element.querySelector('i').style;
 function go(x, y) {
     place = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
     const percent = {x: Math.round(100 * place.x), y: Math.round(100 * place.y)};
-    mark().cssText = `left: ${100 * place.x}%; top: ${100 * place.y}%`;
+    ring().cssText = `left: ${100 * place.x}%; top: ${100 * place.y}%`;
     pad().setAttribute('aria-valuenow', percent.x);
     pad().setAttribute('aria-valuetext', `${percent.x} % across, ${percent.y} % down`);
     trigger('input', place);
 }
 function follow(event) {
-    const box = pad().getBoundingClientRect();
+    const box = frame().getBoundingClientRect();
     go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
 }
-watch('value', () => { if (pad()) begin(); });
+watch('value', () => {
+    if (pad()) place = {x: parseFloat(ring().left || 50) / 100, y: parseFloat(ring().top || 50) / 100};
+});
 element.addEventListener('pointerdown', event => {
-    if (!pad()?.contains(event.target)) return;
+    if (!frame()?.contains(event.target)) return;
     event.preventDefault();
     pad().focus({preventScroll: true});
     element.setPointerCapture(event.pointerId);
@@ -87,7 +89,7 @@ def strip(pictures: Iterable[tuple[Image.Image, str]], current: int | None = Non
     return f"<div class='strip' style='{style}'>{''.join(parts)}</div>"
 
 
-def pointable(label: str, elem_id: str) -> Any:
+def pointable(label: str) -> Any:
     """Return a component that shows a picture to point into, by mouse, finger, or arrow keys: the HTML of :func:`pad`.
 
     Its event ``input`` has ``x`` and ``y``, shares of the way across and down.
@@ -96,12 +98,16 @@ def pointable(label: str, elem_id: str) -> Any:
         f'${{value && `<div class="pad" role="slider" tabindex="0" aria-label="{escape(label)}" aria-valuemin="0" '
         'aria-valuemax="100" aria-valuenow="50">${value}</div>`}'
     )
-    return gr.HTML("", html_template=template, js_on_load=POINT, elem_id=elem_id)
+    return gr.HTML("", html_template=template, js_on_load=POINT)
 
 
-def pad(image: str, spot: tuple[float, float] | None = None) -> str:
-    """Return the HTML of a picture to point into, with a mark at the spot, from which arrow keys go on."""
-    return f"{image}<i style='{at(*spot)}'></i>" if spot else f"{image}<i></i>"
+def pad(
+    image: Image.Image, says: str, kind: str = "PNG", spot: tuple[float, float] | None = None, marks: str = ""
+) -> str:
+    """Return the HTML of a picture to point into, with marks, and a ring at the spot, from which arrow keys go on."""
+    ring = f"<i style='{at(*spot)}'></i>" if spot else "<i></i>"
+    style = f"--ratio: {image.width / image.height:g}"
+    return f"<div class='frame' style='{style}'>{img(image, says, kind)}{marks}{ring}</div>"
 
 
 def at(x: float, y: float) -> str:

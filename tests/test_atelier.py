@@ -44,7 +44,7 @@ def upload(page: Any, path: Path) -> None:
 
 
 def click(page: Any, x: float, y: float) -> None:
-    picture = page.get_by_role("slider", name="Point where")
+    picture = page.get_by_role("slider", name="Point where").locator(".frame")
     size = picture.bounding_box()
     picture.click(position={"x": x * size["width"], "y": y * size["height"]})
 

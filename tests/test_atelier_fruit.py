@@ -88,7 +88,7 @@ def keep_new(page: Any, seed: int) -> None:
 
 
 def point(page: Any, label: str, x: float, y: float) -> None:
-    pad = page.get_by_role("slider", name=label)
+    pad = page.get_by_role("slider", name=label).locator(".frame")
     size = pad.bounding_box()
     pad.click(position={"x": x * size["width"], "y": y * size["height"]})
 
@@ -131,7 +131,10 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.5 ", WALK)
     fruit.get_by_role("slider", name="The way").press("ArrowDown")
-    line = wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", WALK)
+    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", WALK)
+    point(fruit, "The way", 0.155, 0.755)
+    line = wait_for_line(fruit, "walk 0 3 5 --at=0.15", WALK)
+    assert "0.75" in line
     assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
 
     go_to(fruit, "Fruit")
