@@ -178,7 +178,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     downloaded.success(None, saved, js=SAVE)
     for event in working:
         event.then(None, None, stop, js=f"() => {ENABLED % 'false'}")
-    stop.click(None, None, [status, stop], js=f"() => ['Stopped.', {ENABLED % 'false'}]", cancels=working)
+    stop.click(None, cancels=working)
+    downloaded.failure(None, None, status, js="() => 'Stopped.'")
     compared.click(go_on_with, state, everything, **AT_ONCE)
     picture.input(point, state, everything, **AT_ONCE)
     palette.click(act, state, everything, **AT_ONCE)
