@@ -1,6 +1,7 @@
 """The Runs tab: what all runs reached, and their pictures, two side by side."""
 
 import re
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def runs_tab(models: Models) -> None:
     with gr.Tab("Runs") as tab:
         said = gr.Markdown()
         table = gr.Dataframe(
-            headers=["Run", "Model", "Data", "Epochs", *FIGURES],
+            headers=["Run", "Model", "Data", "When", "Epochs", *FIGURES],
             datatype="auto",
             label="Runs: a heading has a menu that sorts, a click on a row shows the run",
             interactive=False,
@@ -81,7 +82,8 @@ def name_of(run: Run, models: Models) -> str:
 
 def row(run: Run, models: Models) -> list[Any]:
     figures = [float(f"{run.best[heading]:.4g}") if heading in run.best else None for heading in FIGURES]
-    return [name_of(run, models), run.kind, run.data, run.num_epochs, *figures]
+    when = datetime.fromtimestamp(run.changed).isoformat(" ", "minutes")
+    return [name_of(run, models), run.kind, run.data, when, run.num_epochs, *figures]
 
 
 def on_wandb(folder: Path) -> str:

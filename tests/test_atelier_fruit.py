@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from train import PigmentCLI
 from vae.__main__ import main
 
 WALK = "#walk-command"
-NUM_COLUMNS = 8  # of the table of runs
+NUM_COLUMNS = 9  # of the table of runs
 FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText.trim() == name"
 
 
@@ -203,7 +204,10 @@ def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, 
     go_to(page, "Runs")
     page.get_by_text("torn is left out: ").wait_for()
     page.get_by_role("gridcell").nth(2 * NUM_COLUMNS - 1).wait_for(state="attached")
-    losses = {name: float(loss) for name, _, _, _, loss, *_ in rows(page)}
+    found = {name: others for name, *others in rows(page)}
+    losses = {name: float(others[4]) for name, others in found.items()}
+    when = (runs / "whole" / "checkpoints" / "last.ckpt").stat().st_mtime
+    assert found["whole"][2] == datetime.fromtimestamp(when).isoformat(" ", "minutes")
     assert losses["whole"] < losses["shorter"]
     for order, first in (("ascending", "whole"), ("descending", "shorter")):
         heading = page.get_by_role("columnheader", name="val/loss")
