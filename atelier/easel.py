@@ -116,10 +116,14 @@ class Easel:
         self.change_hints([*others, Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")])
 
     def move(self, number: int) -> None:
-        """Move a hint to the spot."""
-        hints = list(self.hints)
-        hints[number] = Hint(*self.spot, hints[number].color)
-        self.change_hints(hints)
+        """Move a hint to the spot, in place of one that is there."""
+        self.change_hints(
+            [
+                Hint(*self.spot, hint.color) if index == number else hint
+                for index, hint in enumerate(self.hints)
+                if index == number or hint[:2] != self.spot
+            ]
+        )
 
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
