@@ -91,7 +91,8 @@ def on_wandb(folder: Path) -> str:
     if any(folder.glob("wandb/offline-run-*")):
         return sync_command(folder)
     logs = sorted(folder.glob("wandb/run-*/files/output.log"))
-    return next(iter(re.findall(r"https?://\S+/runs/\S+", logs[-1].read_text(errors="replace"))), "") if logs else ""
+    found = re.search(r"https?://\S+/runs/\S+", logs[-1].read_text(errors="replace")) if logs else None
+    return found[0] if found else ""
 
 
 def pictures_of(folder: Path) -> str:
