@@ -50,7 +50,7 @@ class Chart(NamedTuple):
     reach: Tensor  # (2,), from there to what lies outermost
 
     def at(self, across: float, down: float) -> tuple[Found, list[float]]:
-        """Return the fruit nearest to a place in the picture, and how far it is from there."""
+        """Return the fruit nearest to a place in the picture, and the moves that lead from the fruit to that place."""
         share = (2 * torch.tensor([across, down]) - 1) * MAP_SIZE / (MAP_SIZE - THUMBNAIL)
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())

@@ -27,7 +27,7 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
-ENABLED = "({__type__: 'update', interactive: %s})"
+SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
     "move": lambda easel, number: easel.move(int(number)),
@@ -79,11 +79,11 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             picture: hinted(easel, view.colored),
             slider: (easel.gray, view.colored),
             compared: strip(pictures, 1 + list(easel.views).index(easel.shown)),
-            **ask(easel),
+            **controls(easel),
         }
 
-    def ask(easel: Easel) -> dict[Any, Any]:
-        """Show what can be wished for."""
+    def controls(easel: Easel) -> dict[Any, Any]:
+        """Show what can be wished for here, and the command that makes the same picture."""
         colorizer = models.load(easel.shown, Colorizer)
         takes_hints = isinstance(colorizer, PaletteColorizer)
         more = "" if takes_hints else " This model takes no hints; a palette colorizer does."
@@ -138,10 +138,10 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def point(easel: Easel | None, place: gr.EventData) -> dict[Any, Any]:
         easel = there(easel)
         easel.point(place.x, place.y)
-        return ask(easel)
+        return controls(easel)
 
     def act(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
-        return touch(ACTS[event.act], easel, *filter(None, [event.what]))
+        return touch(ACTS[event.act], easel, *filter(None, [event.what]))  # undo takes nothing
 
     @said_on_the_page()
     def go_on_with(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
@@ -165,7 +165,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
     begins = [file.upload, example.click, chosen.input, save.click]
-    gr.on(begins, None, None, stop, js=f"() => {ENABLED % 'true'}")  # first, as what an event calls is called in order
+    gr.on(begins, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     long = {"show_progress_on": status, **LONG}
     downloaded = save.click(download, state, [status, saved], **long)
     working: list[Any] = [
@@ -177,7 +177,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     file.upload(None, None, file, js="() => null")  # makes room for the next
     downloaded.success(None, saved, js=SAVE)
     for event in working:
-        event.then(None, None, stop, js=f"() => {ENABLED % 'false'}")
+        event.then(None, None, stop, js=SET_ENABLED % "false")
     stop.click(None, cancels=working)
     downloaded.failure(None, None, status, js="() => 'Stopped.'")
     compared.click(go_on_with, state, everything, **AT_ONCE)

@@ -59,7 +59,7 @@ class Models:
         given: more checkpoints.
 
     Raises:
-        PigmentError: if one of these is none.
+        PigmentError: if one of them is not a checkpoint.
     """
 
     def __init__(self, runs: Path, given: Sequence[Path] = ()) -> None:

@@ -25,7 +25,7 @@ PASTE = """() => document.addEventListener("paste", event => {
         input.dispatchEvent(new Event("change"));
     }
 })"""  # a pasted file goes where one would be dropped
-VISITORS = 100  # whose pictures are kept at a time, up to 10 MB each
+VISITORS = 100  # whose pictures are kept at a time: some 10 MB each, more if they compare several models
 LARGEST = "500mb"  # of an upload
 
 

@@ -14,7 +14,7 @@ element.addEventListener('click', event => {
     const button = event.target.closest('button');
     if (button) trigger('click', {act: button.dataset.act, what: button.dataset.what});
 });
-"""  # a gr.HTML's; the event has what the button's attributes data-act and data-what say
+"""  # for a gr.HTML; a click on a button brings its data-act and data-what
 
 POINT = """
 let place;
@@ -53,30 +53,29 @@ element.addEventListener('keydown', event => {
 """
 
 
-def address(image: Image.Image, kind: str = "PNG") -> str:
-    """Return an address that holds a picture itself."""
+def data_url(image: Image.Image, kind: str = "PNG") -> str:
     file = BytesIO()
-    image.save(file, kind, compress_level=1, quality=88)  # the first is a PNG's, the second a JPEG's
+    image.save(file, kind, compress_level=1, quality=88)  # the former is for PNG, the latter for JPEG
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def img(image: Image.Image, says: str, kind: str = "PNG") -> str:
-    """Return a picture as HTML; ``says`` is for those who cannot see it."""
-    return f'<img src="{address(image, kind)}" alt="{escape(says)}">'
+def img(image: Image.Image, alt: str, kind: str = "PNG") -> str:
+    """Return a picture as HTML; ``alt`` is for those who cannot see it."""
+    return f'<img src="{data_url(image, kind)}" alt="{escape(alt)}">'
 
 
 def saveable(image: Image.Image, caption: str, name: str) -> str:
     """Return the HTML of a picture, its caption, and a link that saves it as ``name``, a PNG."""
-    save = f'<a href="{address(image)}" download="{escape(name)}">Save as {escape(name)}</a>'
+    save = f'<a href="{data_url(image)}" download="{escape(name)}">Save as {escape(name)}</a>'
     return f'<figure class="saveable">{img(image, caption)}<figcaption>{escape(caption)}{save}</figcaption></figure>'
 
 
 def strip(pictures: Iterable[tuple[Image.Image, str]], current: int | None = None, style: str = "") -> str:
-    """Return a row of pictures, each with a caption of some lines, as HTML; a click gives a picture's number.
+    """Return the HTML of a row of pictures with captions of some lines; a click on a picture brings its number.
 
     Args:
-        current: the number of the picture that is chosen.
-        style: ``--least``, a picture's width, and ``--aspect``, which it is cropped to; see page.css.
+        current: the number of the picture that is chosen now.
+        style: ``--least``, a picture's least width, and ``--aspect``, which it is cropped to; see page.css.
     """
     parts = []
     for number, (image, caption) in enumerate(pictures):
@@ -102,12 +101,12 @@ def pointable(label: str) -> Any:
 
 
 def pad(
-    image: Image.Image, says: str, kind: str = "PNG", spot: tuple[float, float] | None = None, marks: str = ""
+    image: Image.Image, alt: str, kind: str = "PNG", spot: tuple[float, float] | None = None, marks: str = ""
 ) -> str:
-    """Return the HTML of a picture to point into, with marks, and a ring at the spot, from which arrow keys go on."""
+    """Return the HTML of a picture to point into, with marks, and a ring at the spot, from which arrow keys start."""
     ring = f"<i style='{at(*spot)}'></i>" if spot else "<i></i>"
     style = f"--ratio: {image.width / image.height:g}"
-    return f"<div class='frame' style='{style}'>{img(image, says, kind)}{marks}{ring}</div>"
+    return f"<div class='frame' style='{style}'>{img(image, alt, kind)}{marks}{ring}</div>"
 
 
 def at(x: float, y: float) -> str:
