@@ -21,7 +21,7 @@ from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
 from images.writing import Pixels
-from system.errors import PigmentError
+from system.errors import PigmentError, shown
 
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
@@ -105,7 +105,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                     colorizer = models.load(checkpoint, Colorizer)
                     easel.look(checkpoint, labels.get(checkpoint, checkpoint), colorizer, pixels)
             except PigmentError as error:
-                gr.Warning(escape(str(error)))
+                gr.Warning(escape(shown(error)))
                 continue
             if easel.shown not in easel.views:
                 easel.shown = checkpoint
