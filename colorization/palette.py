@@ -64,7 +64,7 @@ class PaletteColorizer(Colorizer):
             relative to the truth's: (gains, 3); None before the first validation.
 
     Raises:
-        ValueError: if a number is too small, there is no such backbone, or a frozen encoder would be random.
+        ValueError: if a number is out of range, there is no such backbone, or a frozen encoder would be random.
     """
 
     net: UNet

@@ -24,7 +24,7 @@ from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_g
 from system.errors import PigmentError, shown
 
 BATCH = 256  # images to look through at a time
-LARGER = 1.3  # how much larger than what is cut from them images are stored, so that parts keep their detail
+LARGER = 1.3  # times ``size``: images that parts are cut from, so that the parts keep their detail
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -42,7 +42,7 @@ class FolderDataModule(LightningDataModule, ABC):
         seed: decides, with the epoch, the order of the training images and which of them are mirrored.
         flip: mirror about half of the training images, a different half in each epoch.
         crop: train on random square parts of the images, different ones in each epoch: each side is at least this
-            share of the whole, at most 1. They are cut from images LARGER times as large; ``size`` is what is left.
+            share of the whole, at most 1. They are cut from images LARGER times as large, and scaled to ``size``.
         list_files: name the files that are left out, duplicates or nearly colorless, instead of only counting them.
 
     Raises:
@@ -258,7 +258,10 @@ class Images(Dataset[Tensor]):
 
 
 class Crops(Images):
-    """Random square parts of the training images of a store, scaled to ``size``: a function of seed and index."""
+    """Random square parts of a store's training images, scaled to ``size``: a function of seed and index.
+
+    Each part's side is at least the share ``smallest`` of the image's.
+    """
 
     def __init__(self, store: ImageStore, pinned: bool, size: int, smallest: float, seed: int) -> None:
         super().__init__(store, "train", pinned)
