@@ -100,7 +100,7 @@ def test_a_batch_size_of_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("crop", [0, 1.1])
-def test_a_part_that_is_none_is_refused(crop: float) -> None:
+def test_a_crop_of_nothing_or_of_more_than_the_image_is_refused(crop: float) -> None:
     with pytest.raises(ValueError, match=f"crop is {crop}, must be over 0, and at most 1, which trains on whole"):
         FruitsDataModule(None, crop=crop)
 

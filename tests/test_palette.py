@@ -54,7 +54,7 @@ def test_every_parameter_learns() -> None:
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_training_never_sees_an_image_alike_twice_and_use_always_does() -> None:
+def test_the_decoder_misses_other_channels_at_each_step_of_training_and_none_in_use() -> None:
     model, lightness = make(dropout=0.5), torch.rand(1, 1, 64, 64)
     maps: list[Tensor] = []  # of a quarter of the size, as the decoder gets them
     model.net.fine.register_forward_pre_hook(lambda _, given: maps.append(given[1]))
