@@ -61,7 +61,7 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def visit(browser: Any, address: str) -> Iterator[Any]:
-    """Open the page as a new visitor, whose browser must fetch nothing from elsewhere, and store nothing."""
+    """Open the page as a new visitor, whose browser may fetch from nowhere else, and have no local storage."""
     with browser.new_context() as visitor:
         asked = list[str]()
         visitor.on("request", lambda request: asked.append(request.url))
