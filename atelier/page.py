@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import gradio as gr
 
-from atelier.color import KEPT, color_tab, draw_examples
+from atelier.color import color_tab, draw_examples
 from atelier.fruit import fruit_tabs
 from atelier.models import Models
 from atelier.runs import runs_tab
@@ -27,12 +27,11 @@ PASTE = """() => document.addEventListener("paste", event => {
 })"""  # a pasted file goes where one would be dropped
 VISITORS = 100  # whose pictures are kept at a time: some 10 MB each, more if they compare several models
 LARGEST = "500mb"  # of an upload
+UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are older than a day are deleted
 
 
 def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
-    with gr.Blocks(
-        title="Pigment", analytics_enabled=False, delete_cache=(KEPT // 4, 24 * KEPT), fill_width=True
-    ) as page:
+    with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=UPLOADS_KEPT, fill_width=True) as page:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
             color_tab(page, models, examples)
