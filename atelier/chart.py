@@ -63,7 +63,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
     try:
         data = charted_data(path, vae)
     except PigmentError:
-        note = "New fruits, because the training images are not on this machine."
+        note = "New fruits, because there are no training images here to show."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)

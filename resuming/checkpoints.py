@@ -213,7 +213,7 @@ def training_data(checkpoint: dict[str, Any], size: int, root: str | None = None
     Raises:
         PigmentError: if it has fewer than two training images.
     """
-    data = data_of(checkpoint, size=size, **({"root": root} if root else {}))
+    data = data_of(checkpoint, size=size, **({} if root is None else {"root": root}))
     if (number := len(data.images("train"))) < 2:
         raise PigmentError(f"'{data.folder}' has {number} training images, needs 2 or more")
     return data
