@@ -102,6 +102,11 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     command_for(page, "--hint '0.9")
     press(page, "Undo")
     command_for(page, "'0.48,0.5,#")
+    swatch.press("Enter")  # a second one, where the ring is
+    page.get_by_role("button", name="remove hint 2").wait_for()
+    press(page, "move hint 1")  # which replaces it
+    page.get_by_role("button", name="remove hint 2").wait_for(state="detached")
+    assert command_for(page, "--hint '0.9").count("--hint") == 1
 
 
 def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) -> None:
