@@ -40,7 +40,7 @@ def command_for(page: Any, wanted: str) -> list[str]:
 
 
 def upload(page: Any, path: Path) -> None:
-    page.locator("input[type=file]").first.set_input_files(path)
+    page.locator(".block", has_text="Your picture").locator("input[type=file]").set_input_files(path)
 
 
 def click(page: Any, x: float, y: float) -> None:
