@@ -86,7 +86,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, Image.Image, str]:
         if ((shares[free] - share).norm(dim=1) > 2 * THUMBNAIL / MAP_SIZE).all():
             free.append(index)
     chart = Chart([Found(fruits[index], codes[index]) for index in free], places[free], middle, reach)
-    note = f"{note} Direction 1 runs from left to right, direction 2 down."
+    note = f"{note} Point anywhere. Direction 1 runs from left to right, direction 2 down."
     return chart, scattered(images[free], shares[free], THUMBNAIL), note
 
 

@@ -13,7 +13,7 @@ import skimage
 from PIL import Image
 
 from atelier.easel import Easel, Preview, read_picture, small
-from atelier.events import AT_ONCE, LONG, said_on_the_page, there
+from atelier.events import AT_ONCE, EACH, LONG, said_on_the_page, there
 from atelier.models import Models
 from atelier.pictures import CLICKS, at, pad, pointable, strip
 from colorization import Colorizer, PaletteColorizer
@@ -177,12 +177,13 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     file.upload(None, None, file, js="() => null")  # makes room for the next
     downloaded.success(None, saved, js=SAVE)
     for event in working:
-        event.then(None, None, stop, js=SET_ENABLED % "false")
+        for ended in (event.success, event.failure):
+            ended(None, None, stop, js=SET_ENABLED % "false")
     stop.click(None, cancels=working)
     downloaded.failure(None, None, status, js="() => 'Stopped.'")
-    compared.click(go_on_with, state, everything, **AT_ONCE)
-    picture.input(point, state, everything, **AT_ONCE)
-    palette.click(act, state, everything, **AT_ONCE)
+    compared.click(go_on_with, state, everything, **EACH)
+    picture.input(point, state, everything, **EACH)
+    palette.click(act, state, everything, **EACH)
     vividness.input(partial(touch, Easel.enliven), [state, vividness], everything, **AT_ONCE)
     put.click(partial(touch, Easel.put), [state, picker], everything, **AT_ONCE)
 
@@ -215,7 +216,7 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
     parts.append("</div><ol>")
     for index, hint in enumerate(easel.hints):
         parts.append(f"<li><b style='--swatch: {to_hex(hint.color)}'>{index + 1}</b>")
-        for act, label in {"move": "Move here", "remove": "Remove"}.items():
+        for act, label in {"move": "Move to the ring", "remove": "Remove"}.items():
             attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
             parts.append(f"<button class='small' {attributes}>{label}</button>")
     parts.append("</ol>")

@@ -12,6 +12,8 @@ from system.hardware import within_memory
 
 # only the newest of quick events counts; without Gradio's queue, errors would not be shown
 AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "at once", "trigger_mode": "always_last"}
+# for events that bring data of their own: one that was held back would come again with the data of an earlier one
+EACH: dict[str, Any] = {**AT_ONCE, "trigger_mode": "multiple"}
 LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
 Thing = TypeVar("Thing")

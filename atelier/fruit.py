@@ -11,12 +11,13 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from atelier.chart import Found, charted_data, draw_chart
-from atelier.events import AT_ONCE, said_on_the_page, there
+from atelier.events import AT_ONCE, EACH, said_on_the_page, there
 from atelier.models import SHIPPED, Models
 from atelier.pictures import CLICKS, img, pad, pointable, saveable, strip
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from modes import evaluating
+from system.errors import PigmentError
 from vae import VAE
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
@@ -132,7 +133,10 @@ def fruit_tabs(models: Models) -> None:
     @said_on_the_page()
     def read_own(path: str, file: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
-        image = read_image(Path(file), vae)
+        try:
+            image = read_image(Path(file), vae)
+        except PigmentError as error:  # name the file as its owner does, not by where the upload lies
+            raise PigmentError(str(error).replace(file, Path(file).name)) from error
         with evaluating(vae):
             code = vae.encode(image)[0][0].cpu()
         own = Found(Fruit(Path(Path(file).name)), code)
@@ -161,7 +165,7 @@ def fruit_tabs(models: Models) -> None:
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
-        across, down = round(across, 3), round(down, 3) if len(kept) > 2 else 0
+        across, down = round(float(across), 3), round(float(down), 3) if len(kept) > 2 else 0.0
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
         names = [str(fruit) for fruit, _ in kept]
@@ -181,14 +185,14 @@ def fruit_tabs(models: Models) -> None:
     others.click(lambda seed: (seed or 0) + NUM_NEW, seed, seed)
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
-    chart.input(point_at_map, path, shown, **AT_ONCE)
+    chart.input(point_at_map, path, shown, **EACH)
     new.click(choose_new, [path, seed, sampler], shown)
-    own.upload(read_own, [path, own], [seen, *shown])
+    own.upload(read_own, [path, own], [seen, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
     as_found.click(begin_with, [path, found], shown)
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
     corners.click(let_go, kept, kept).success(lay_out, [path, kept], walk)
-    way.input(point_at_way, [path, kept], [passed, way_line], **AT_ONCE)
+    way.input(point_at_way, [path, kept], [passed, way_line], **EACH)
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:

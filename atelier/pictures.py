@@ -17,17 +17,22 @@ element.addEventListener('click', event => {
 """  # for a gr.HTML; a click on a button brings its data-act and data-what
 
 POINT = """
-let place;
+let place, goal, waiting;
 const pad = () => element.querySelector('[role=slider]');
 const frame = () => element.querySelector('.frame');
 const ring = () => element.querySelector('i').style;
 function go(x, y) {
-    place = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
+    place = goal = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
     const percent = {x: Math.round(100 * place.x), y: Math.round(100 * place.y)};
     ring().cssText = `left: ${100 * place.x}%; top: ${100 * place.y}%`;
     pad().setAttribute('aria-valuenow', percent.x);
     pad().setAttribute('aria-valuetext', `${percent.x} % across, ${percent.y} % down`);
-    trigger('input', place);
+    waiting ??= setTimeout(send, 80);  // not for each pixel of a drag
+}
+function send() {
+    clearTimeout(waiting);
+    if (waiting) trigger('input', goal);
+    waiting = undefined;
 }
 function follow(event) {
     const box = frame().getBoundingClientRect();
@@ -44,6 +49,7 @@ element.addEventListener('pointerdown', event => {
     follow(event);
 });
 element.addEventListener('pointermove', event => { if (element.hasPointerCapture(event.pointerId)) follow(event); });
+element.addEventListener('focusout', send);  // before what is pressed next
 element.addEventListener('keydown', event => {
     const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
     if (!step || event.target !== pad()) return;

@@ -66,9 +66,11 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
         tifffile.imwrite("deep.tif", np.asarray(image).astype(np.uint16) * 257)  # which no browser shows
     upload(page, Path("deep.tif"))
     command_for(page, "deep.tif")
+    likely = "() => [...document.querySelectorAll('button[aria-label*=likely]')].map(one => one.ariaLabel).join()"
+    in_the_middle = page.evaluate(likely)
     click(page, 0.25, 0.5)
+    page.wait_for_function(f"before => ({likely})() != before", arg=in_the_middle)
     swatches = page.get_by_role("button", name=re.compile("likely"))
-    swatches.first.wait_for()
     chances = [int(text.rstrip("%")) for text in swatches.all_inner_texts()]
     assert len(chances) == 8
     assert chances == sorted(chances, reverse=True)
@@ -109,6 +111,15 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     assert command_for(page, "--hint '0.9").count("--hint") == 1
 
 
+def test_of_quick_moves_the_last_counts(page: Any) -> None:
+    click(page, 0.2, 0.5)
+    for _ in range(10):
+        page.get_by_role("slider", name="Point where").press("ArrowRight")
+    press(page, "Put it where the ring is")
+    *_, hint = command_for(page, "--hint")
+    assert float(hint.split(",")[0]) == pytest.approx(0.4, abs=0.01)
+
+
 def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) -> None:
     contents = {"bad.jpg": b"no image", "bomb.png": bomb(20_000), "photo.heic": b"", "<b>.png": b""}
     said = ["not an image", "decompression bomb", ".heic files are not read", "not an image"]
@@ -116,6 +127,7 @@ def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) ->
         Path(name).write_bytes(content)
         upload(page, Path(name))
         page.get_by_text(re.compile(line)).last.wait_for()
+        page.locator("button:disabled", has_text="Stop").wait_for()
     page.get_by_label("number input for Vividness").fill("0.9")
     command_for(page, "camera.png --out colorized --vividness 0.9")
     page.get_by_role("button", name="astronaut").click()
@@ -199,6 +211,15 @@ def test_a_port_that_is_taken_gets_a_line(atelier: Atelier, capsys: pytest.Captu
     port = atelier.address.rpartition(":")[2].strip("/")
     assert open_atelier(["--port", port]) == 2
     assert f"no page can be opened at 127.0.0.1:{port}: the port is taken" in capsys.readouterr().err
+
+
+def test_an_option_that_cannot_be_right_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert open_atelier(["--runs=none"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        open_atelier(["--port=99999"])
+    said = capsys.readouterr().err
+    assert "there is no folder 'none': --runs must name the folder of your runs" in said
+    assert "must be a whole number from 1 to 65535, not 99999" in said
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", ROOT / "pyproject.toml", "notes.txt"])

@@ -144,6 +144,22 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     wait_for_line(fruit, "walk 3 5 --at=0.5 ", WALK)
 
 
+def test_a_fruit_can_be_kept_twice_and_a_walk_ended_with_a_quick_drag(fruit: Any) -> None:
+    for number in range(2):
+        press(fruit, "Keep for a walk")
+        fruit.get_by_role("button", name="seed 0 click to let go").nth(number).wait_for()
+    go_to(fruit, "Walk")
+    wait_for_line(fruit, "walk 0 0 ", WALK)
+    way = fruit.get_by_role("slider", name="The way").locator(".frame")
+    box = way.bounding_box()
+    fruit.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
+    fruit.mouse.down()
+    for share in (0.4, 0.5, 0.6, 0.7, 1.5):
+        fruit.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    fruit.mouse.up()
+    wait_for_line(fruit, "--at=1 ", WALK)
+
+
 def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browser: Any) -> None:
     with visit(browser, atelier.address) as other:
         go_to(other, "Fruit")

@@ -142,7 +142,7 @@ def test_the_table_of_colorizers_is_what_their_configs_say() -> None:
         )
         config = yaml.safe_load((CONFIGS / "colorization" / name).read_text())
         assert config["model"]["class_path"] == f"colorization.{nets[net[0]]}Colorizer"
-        expected = {"lr": float(lr)}
+        expected: dict[str, object] = {"lr": float(lr)}
         if net[0] in "ABC":  # the tenth has no choice of losses and optimizers
             expected |= {"loss": loss.lower(), "optimizer": optimizer.lower()}
         assert config["model"]["init_args"].items() >= expected.items()

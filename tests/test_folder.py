@@ -182,11 +182,12 @@ def test_crops_are_parts_of_every_size_and_a_function_of_seed_epoch_and_image(tm
     assert same(first, crops(0, 3, batch_size=4))
     assert not same(first, crops(0, 4))
     assert not same(first, crops(1, 3))
-    lefts, tops, sides = [], [], []
+    places: list[tuple[int, int, float]] = []
     for image in first.values():
         (left, right), (top, bottom) = (ramp[[0, -1]].tolist() for ramp in (image[0, 20].int(), image[1, :, 20].int()))
         assert right - left == pytest.approx(bottom - top, abs=8)  # square
-        lefts, tops, sides = [*lefts, left], [*tops, top], [*sides, (right - left) / 255]
+        places.append((left, top, (right - left) / 255))
+    lefts, tops, sides = zip(*places, strict=True)
     assert min(sides) > 0.45
     assert max(sides) - min(sides) > 0.2
     assert max(lefts) > 50
