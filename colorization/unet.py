@@ -44,8 +44,8 @@ class UNet(nn.Module):
 
     def forward(self, lightness: Tensor) -> Prediction:
         images = lightness.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        encoded = [F.dropout2d(maps, self.dropout, self.training) for maps in self.encoder(images)[1:]]
-        fine, middle, coarse, bottom = encoded
+        seen = self.encoder(images)[1:]
+        fine, middle, coarse, bottom = [F.dropout2d(maps, self.dropout, self.training) for maps in seen]
         features = self.bottom(bottom)  # (B, 96, H / 32, W / 32)
         features = self.coarse(features, coarse)  # (B, 96, H / 16, W / 16)
         features = self.attention(self.middle(features, middle))  # (B, 80, H / 8, W / 8)

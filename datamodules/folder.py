@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import resized_crop
 from tqdm import tqdm
 
 from datamodules.read_ahead import ReadAhead
@@ -24,7 +24,7 @@ from datamodules.store import MANIFEST_FILE, ImageStore, Part, as_it_is, leave_g
 from system.errors import PigmentError, shown
 
 BATCH = 256  # images to look through at a time
-LARGER = 1.3  # times ``size``: images that parts are cut from, so that the parts keep their detail
+LARGER = 1.3  # times ``size``: images that parts are cut from, so that the parts need little enlarging
 
 
 class FolderDataModule(LightningDataModule, ABC):
@@ -275,8 +275,7 @@ class Crops(Images):
             draw = np.random.default_rng([self.seed, index]).integers
             side = draw(math.ceil(self.smallest * image.shape[1]), image.shape[1], endpoint=True)
             top, left = draw(image.shape[1] - side, size=2, endpoint=True).tolist()
-            cut = image[:, top : top + side, left : left + side]
-            part.copy_(resize(cut, [self.size, self.size], InterpolationMode.BICUBIC))
+            part.copy_(resized_crop(image, top, left, side, side, [self.size, self.size], InterpolationMode.BICUBIC))
         return parts
 
 
