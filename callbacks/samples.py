@@ -18,7 +18,7 @@ from colorization.weights import PALETTE
 from datamodules.folder import Images, evenly_spaced
 from resuming.checkpoints import load_model
 from vae.codes import Sampler
-from vae.metrics import DensityCoverage, Inception, NearerThanReal, Pixels
+from vae.metrics import DensityCoverage, Features, Inception, NearerThanReal, Pixels
 
 BATCH = 256  # images encoded or drawn at a time
 MAX_FITTED = 10_000  # images after the last epoch; while fitting, a code of 2,048 latents takes 32 KB of memory
@@ -164,14 +164,6 @@ def describe(images: Tensor, net: nn.Module) -> Tensor:
     if features.device.type == "mps":
         features = features.cpu()  # Apple's GPUs have no float64; this line was never run on one
     return features.double()  # in TF32, distances between nearly equal images would be noise
-
-
-class Features(nn.Identity):
-    """Let torchmetrics accept features in place of images."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
 
 
 def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:

@@ -44,6 +44,14 @@ class Inception(nn.Module):
         return self.net((255 * images).round().byte())
 
 
+class Features(nn.Identity):
+    """Let torchmetrics accept features in place of images."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
 class DensityCoverage(Metric):
     """How real samples look, and how much of the real data they cover, judged by the real images' neighborhoods.
 
