@@ -6,19 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import gpu
+from benchmarks import gpu, kinds
 from benchmarks.__main__ import IN_NOTEBOOKS, NETWORKS, STORES, table
 from benchmarks.bare import make_step
 from benchmarks.gpu import Measurement, Setting
 from benchmarks.systems import SYSTEMS, run
+from colorization.weights import PALETTE
+from datamodules.demo.fruits import draw_fruit
+from resuming.checkpoints import WholeCheckpointIO, load_model
 from tests.world import CONFIGS, tiny
 from train import main
+from vae import VAE
+from vae.weights import FRUIT
 
 
 class FirstStep(Callback):
@@ -173,3 +180,50 @@ def test_the_table_has_medians_and_their_ratios() -> None:
         assert f"{ratios}   end of epoch / its steps 0.15" in said
     for name in STORES:
         assert f"{name}: store built / decoded in threads 1.50, in processes 0.75" in said
+
+
+def test_a_classifier_of_kinds_tells_fruit_from_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for folder, number in {"Training": 16, "Test": 4}.items():
+        for kind in ("Lime", "Plum"):
+            path = tmp_path / folder / kind
+            path.mkdir(parents=True)
+            for index in range(number):
+                Image.fromarray(draw_fruit(kind, rng)).save(path / f"{index}.jpg")
+    vae, checkpoint = load_model(FRUIT, VAE)
+    for weights in vae.decoder.parameters():
+        torch.nn.init.normal_(weights)
+    WholeCheckpointIO().save_checkpoint({**checkpoint, "state_dict": vae.state_dict()}, tmp_path / "noise.ckpt")
+    monkeypatch.setattr(kinds, "BATCH", 8)
+    assert kinds.main([f"--root={tmp_path}", f"--ckpt={FRUIT}", f"--ckpt={tmp_path / 'noise.ckpt'}"]) == 0
+    learned, _, *rows = capsys.readouterr().out.splitlines()
+    assert learned == "The classifier knows 100.0% of 8 test images."
+    half, *drawn = (float(row.split()[0]) for row in rows)
+    reconstructions, samples, noisy_reconstructions, noisy_samples = drawn
+    assert half < samples < noisy_samples
+    assert reconstructions < noisy_reconstructions
+
+
+def test_a_distance_is_that_of_means_and_covariances() -> None:
+    features = torch.rand(50, kinds.NUM_FEATURES)
+    assert kinds.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
+    assert kinds.frechet_distance(features + 1, features) == pytest.approx(kinds.NUM_FEATURES, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("root", "checkpoint", "said"),
+    [
+        ("nowhere", FRUIT, "there is no folder 'nowhere'"),
+        ("fruits/Training/Lime", FRUIT, "Kinds to train on: 1; to test on: 1, in 1 images"),
+        ("fruits", PALETTE, "is not the checkpoint of a VAE"),
+    ],
+)
+def test_kinds_cannot_be_told_without_kinds_or_a_vae(
+    root: str, checkpoint: Path, said: str, fruits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kinds.main([f"--root={root}", f"--ckpt={checkpoint}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
