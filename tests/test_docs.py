@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from atelier.__main__ import make_parser as atelier_parser
+from benchmarks.kinds import main as compare_by_kinds
 from colorization.__main__ import main as colorize
 from dashboard.__main__ import main as dashboard
 from study.__main__ import make_parser
@@ -96,6 +97,8 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
                 colorize_pictures(arguments)
             case ["python", "-m", "vae", *arguments]:
                 play_with_vae(arguments)
+            case ["python", "-m", "benchmarks.kinds", *arguments]:
+                assert compare_by_kinds(arguments) == 0
             case ["python", "-m", "study", *arguments]:
                 plan_study(arguments)
             case ["python", "-m", "atelier", *arguments]:
