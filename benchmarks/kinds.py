@@ -64,14 +64,14 @@ def main(args: Sequence[str] | None = None) -> int:
 def measure(root: str, checkpoints: Sequence[Path]) -> Iterator[tuple[str, float]]:
     """Train a classifier, and yield what is compared with the test images and its Fréchet distance, 0 if alike."""
     vaes = {shown(path): load_model(path, VAE)[0].eval() for path in checkpoints}
-    size, *others = {vae.image_size for vae in vaes.values()}
+    size, *others = sorted({vae.image_size for vae in vaes.values()})
     if others:
         raise PigmentError(f"some VAEs draw images of {size} px, others of {others[0]} px: compare those of one size")
     data = training_data({}, size, root)
     training, test = data.images("train"), data.images("val")
     kinds, test_kinds = kinds_of(training), kinds_of(test)
     names = sorted(set(kinds))
-    if len(names) < 2 or names != sorted(set(test_kinds)) or len(test) < 4:  # a covariance needs two
+    if len(names) < 2 or names != sorted(set(test_kinds)) or len(test) < 4:  # two in each half have a covariance
         raise PigmentError(
             f"'{data.folder}' must have two or more kinds, the same in Training/KIND and Test/KIND, and 4 test images. "
             f"Kinds to train on: {len(names)}; to test on: {len(set(test_kinds))}, in {len(test)} images."
@@ -89,7 +89,7 @@ def measure(root: str, checkpoints: Sequence[Path]) -> Iterator[tuple[str, float
         accuracy = (classifier.logits(real).argmax(dim=1).cpu() == test_labels).float().mean()
         print(f"The classifier knows {accuracy:.1%} of {len(test):,} test images.")
         print("Fréchet distance to the test images by its features:")
-        # in both halves is the same share of each kind: at random, the shares would decide the distance
+        # each half has as many of every kind; random halves differ in that more than in all else
         yield "every other one of them, to the rest", frechet_distance(real[::2], real[1::2])
         for name, vae in vaes.items():
             reconstructions = map(vae.reconstruct, in_batches(test, device, "Reconstructing"))

@@ -22,8 +22,8 @@ from benchmarks.systems import SYSTEMS, run
 from colorization.weights import PALETTE
 from datamodules.demo.fruits import draw_fruit
 from resuming.checkpoints import WholeCheckpointIO, load_model
-from tests.world import CONFIGS, tiny
-from train import main
+from tests.world import CONFIGS, last, tiny
+from train import PigmentCLI, main
 from vae import VAE
 from vae.weights import FRUIT
 
@@ -227,3 +227,11 @@ def test_kinds_cannot_be_told_without_kinds_or_a_vae(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+def test_vaes_for_images_of_different_sizes_are_not_compared(
+    vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kinds.main(["--root=anywhere", f"--ckpt={FRUIT}", f"--ckpt={last(vae_run)}"]) == 2
+    sizes = "some VAEs draw images of 16 px, others of 100 px"
+    assert capsys.readouterr().err == f"error: {sizes}: compare those of one size\n"
