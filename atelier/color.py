@@ -13,7 +13,7 @@ import skimage
 from PIL import Image
 
 from atelier.easel import Easel, Preview, read_picture, small
-from atelier.events import AT_ONCE, EACH, LONG, said_on_the_page, there
+from atelier.events import AT_ONCE, EACH, LONG, there
 from atelier.models import Models
 from atelier.pictures import CLICKS, at, pad, pointable, strip
 from colorization import Colorizer, PaletteColorizer
@@ -115,26 +115,22 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             raise PigmentError("choose a model first")
 
     def begin(path: str | Path, checkpoints: list[str], vividness: float) -> Iterator[dict[Any, Any]]:
-        with said_on_the_page():
-            pixels = read_picture(Path(path)).pixels
-            yield from look(Easel.of(Path(path), pixels, vividness), pixels, checkpoints)
+        pixels = read_picture(Path(path)).pixels
+        yield from look(Easel.of(Path(path), pixels, vividness), pixels, checkpoints)
 
     def try_example(checkpoints: list[str], vividness: float, event: gr.EventData) -> Iterator[dict[Any, Any]]:
         yield from begin(examples[int(event.what)], checkpoints, vividness)
 
     def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
-        with said_on_the_page():
-            easel = there(easel)
-            yield from look(easel, read_picture(easel.path).pixels, checkpoints)
+        easel = there(easel)
+        yield from look(easel, read_picture(easel.path).pixels, checkpoints)
 
-    @said_on_the_page()
     def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> dict[Any, Any]:
         easel = there(easel)
         wish(easel, *wished)
         easel.color(easel.shown, models.load(easel.shown, Colorizer))
         return show(easel)
 
-    @said_on_the_page()
     def point(easel: Easel | None, place: gr.EventData) -> dict[Any, Any]:
         easel = there(easel)
         easel.point(place.x, place.y)
@@ -143,15 +139,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def act(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
         return touch(ACTS[event.act], easel, *filter(None, [event.what]))  # undo takes nothing
 
-    @said_on_the_page()
     def go_on_with(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
         easel = there(easel)
         views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
         return touch(Easel.show, easel, views[int(event.what)])
 
     def download(easel: Easel | None) -> Iterator[dict[Any, Any]]:
-        with said_on_the_page(), TemporaryDirectory() as folder:
-            easel = there(easel)
+        easel = there(easel)
+        with TemporaryDirectory() as folder:
             for done in easel.save(models.load(easel.shown, Colorizer), Path(folder)):
                 if isinstance(done, Path):
                     yield {status: f"Saved as **{escape(done.name)}**", saved: str(done)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from atelier.chart import Found, charted_data, draw_chart
-from atelier.events import AT_ONCE, EACH, said_on_the_page, there
+from atelier.events import AT_ONCE, EACH, there
 from atelier.models import SHIPPED, Models
 from atelier.pictures import CLICKS, img, pad, pointable, saveable, strip
 from datamodules.folder import in_batches
@@ -69,13 +69,11 @@ def fruit_tabs(models: Models) -> None:
     shown = [found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
-    @said_on_the_page()
     def find(path: str | None) -> gr.Dropdown:
         choices = models.choices(VAE)
         paths = [value for _, value in choices]
         return gr.Dropdown(choices, value=path if path in paths else paths[0])
 
-    @said_on_the_page()
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
@@ -96,41 +94,35 @@ def fruit_tabs(models: Models) -> None:
         )
 
     def draw_new(path: str, seed: int | None, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
-        with said_on_the_page():
-            seeds = range(seed or 0, (seed or 0) + NUM_NEW)  # None if the field was cleared
-            vae = models.load(path, VAE)
-            images = decode(torch.cat([vae.draw(1, seed, sampler) for seed in seeds]), vae)
-            captions = [f"seed {seed}" for seed in seeds]
-            yield fruits_to_choose(images, captions)
-            if with_nearest:
-                training = charted_data(path, vae).images("train")
-                indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
-                pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
-                yield fruits_to_choose(pairs, captions)
+        seeds = range(seed or 0, (seed or 0) + NUM_NEW)  # None if the field was cleared
+        vae = models.load(path, VAE)
+        images = decode(torch.cat([vae.draw(1, seed, sampler) for seed in seeds]), vae)
+        captions = [f"seed {seed}" for seed in seeds]
+        yield fruits_to_choose(images, captions)
+        if with_nearest:
+            training = charted_data(path, vae).images("train")
+            indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
+            pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
+            yield fruits_to_choose(pairs, captions)
 
-    @said_on_the_page()
     def show(path: str, found: Found | None, *moves: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
         moved = there(found).moved(moves, vae)
         (image,) = decode(moved.code[None], vae)
         return saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
 
-    @said_on_the_page()
     def begin_with(path: str, found: Found | None, moves: Sequence[float] = ()) -> tuple[Any, ...]:
         moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
         return found, *moves, *show(path, found, *moves)
 
-    @said_on_the_page()
     def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
         chart, *_ = draw_chart(path, models.load(path, VAE))
         return begin_with(path, *chart.at(place.x, place.y))
 
-    @said_on_the_page()
     def choose_new(path: str, seed: int | None, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit((sampler, (seed or 0) + int(chosen.what)))
         return begin_with(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
-    @said_on_the_page()
     def read_own(path: str, file: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         try:
@@ -142,7 +134,6 @@ def fruit_tabs(models: Models) -> None:
         own = Found(Fruit(Path(Path(file).name)), code)
         return img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
 
-    @said_on_the_page()
     def keep_one(path: str, found: Found | None, kept: list[Found], *moves: float) -> list[Found]:
         return [*kept, there(found).moved(moves, models.load(path, VAE))][:NUM_CORNERS]
 
@@ -150,7 +141,6 @@ def fruit_tabs(models: Models) -> None:
         number = int(chosen.what)
         return kept[:number] + kept[number + 1 :]
 
-    @said_on_the_page()
     def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         codes = [code for _, code in kept]
@@ -172,7 +162,6 @@ def fruit_tabs(models: Models) -> None:
         caption = f"between {' and '.join(one.name for one in kept)}"
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
-    @said_on_the_page()
     def point_at_way(path: str, kept: list[Found], place: gr.EventData) -> tuple[str, str]:
         return pass_by(path, kept, place.x, place.y)
 

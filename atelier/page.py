@@ -1,10 +1,12 @@
-"""The page: its tabs, how it looks, and the server that shows it."""
+"""The page: its tabs, how it looks, how it says an error, and the server that shows it."""
 
+import html
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import gradio as gr
 
@@ -12,7 +14,8 @@ from atelier.color import color_tab, draw_examples
 from atelier.fruit import fruit_tabs
 from atelier.models import Models
 from atelier.runs import runs_tab
-from system.errors import PigmentError
+from system.errors import PigmentError, shown
+from system.hardware import within_memory
 
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
@@ -30,8 +33,22 @@ LARGEST = "500mb"  # of an upload
 UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are older than a day are deleted
 
 
+class Page(gr.Blocks):
+    """Blocks that say an error in a line on the page, and nothing in the terminal."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            with within_memory("Try a smaller picture, or a smaller model."):
+                return await super().process_api(*args, **kwargs)
+        except PigmentError as error:
+            raise gr.Error(html.escape(shown(error)), print_exception=False) from error
+        except gr.Error as error:  # Gradio's own, about a number that is out of range
+            error.print_exception = False
+            raise
+
+
 def make_page(models: Models, examples: list[Path]) -> gr.Blocks:
-    with gr.Blocks(title="Pigment", analytics_enabled=False, delete_cache=UPLOADS_KEPT, fill_width=True) as page:
+    with Page(title="Pigment", analytics_enabled=False, delete_cache=UPLOADS_KEPT, fill_width=True) as page:
         gr.Markdown("# Pigment")
         with gr.Tab("Color"):
             color_tab(page, models, examples)

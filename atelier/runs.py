@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from atelier.events import said_on_the_page
 from atelier.models import FIGURES, Models, Run
 from atelier.pictures import img
 from resuming.loggers import sync_command
@@ -31,7 +30,6 @@ def runs_tab(models: Models) -> None:
             shown = [side(label) for label in ("A run", "Beside it")]
     (first, *_), _ = shown
 
-    @said_on_the_page()
     def find(*chosen: str | None) -> tuple[Any, ...]:
         runs, left_out = models.find_runs()
         names = [name_of(run, models) for run in runs]
@@ -44,7 +42,6 @@ def runs_tab(models: Models) -> None:
         ]
         return "\n\n".join(notes), gr.Dataframe([row(run, models) for run in runs], visible=bool(runs)), *choices
 
-    @said_on_the_page()
     def show(name: str | None) -> tuple[Any, ...]:
         if name is None:
             return "", "", "", gr.Accordion(visible=False)

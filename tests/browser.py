@@ -31,10 +31,13 @@ def serve(folder: Path, *options: str) -> Iterator[Atelier]:
         addresses = dict.fromkeys(("http_proxy", "https_proxy"), f"http://127.0.0.1:{proxy.getsockname()[1]}")
         paths = {"PYTHONPATH": str(ROOT), "PIGMENT_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
         command = [sys.executable, "-m", "atelier", *options]
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **paths, **addresses}, stdout=subprocess.PIPE, text=True
-        )
-        with process:
+        environment = {**os.environ, **paths, **addresses}
+        with (
+            open(folder / "errors.txt", "w+") as errors,
+            subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as process,
+        ):
             try:
                 said = process.stdout.readline()
                 assert "http://127.0.0.1:" in said, said
@@ -42,6 +45,7 @@ def serve(folder: Path, *options: str) -> Iterator[Atelier]:
             finally:
                 process.send_signal(signal.SIGINT)
         assert process.returncode == 130
+        assert "Traceback" not in (folder / "errors.txt").read_text()
         assert list(folder.glob("pigment-*")) == []  # what was uploaded and made is gone
         with pytest.raises(BlockingIOError):  # nothing tried to leave the machine
             proxy.accept()

@@ -144,6 +144,19 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     wait_for_line(fruit, "walk 3 5 --at=0.5 ", WALK)
 
 
+@pytest.mark.parametrize(("seed", "line"), [("-5", "less than minimum value 0"), ("1e30", "greater than maximum")])
+def test_a_seed_that_cannot_be_gets_a_line(seed: str, line: str, fruit: Any) -> None:
+    go_to(fruit, "New fruits")
+    fruit.get_by_label("First seed").fill(seed)
+    fruit.get_by_text(line).wait_for()
+    pill = fruit.locator("[data-testid=status-tracker] .error")  # Gradio's, which would stay until the next click
+    pill.wait_for(state="attached")
+    assert not pill.is_visible()
+    fruit.get_by_label("First seed").fill("12")
+    press(fruit, "seed 13")
+    wait_for_line(fruit, "walk 13 ")
+
+
 def test_a_fruit_can_be_kept_twice_and_a_walk_ended_with_a_quick_drag(fruit: Any) -> None:
     for number in range(2):
         press(fruit, "Keep for a walk")
