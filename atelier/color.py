@@ -12,10 +12,10 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from atelier.easel import Easel, Preview, read_picture, small
+from atelier.easel import Easel, read_picture, small
 from atelier.events import AT_ONCE, EACH, LONG, there
 from atelier.models import Models
-from atelier.pictures import CLICKS, at, pad, pointable, strip
+from atelier.pictures import CLICKS, POINT, at, frame, pad, strip, tile
 from colorization import Colorizer, PaletteColorizer
 from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
@@ -33,6 +33,7 @@ ACTS: dict[str, Callable[..., None]] = {
     "move": lambda easel, number: easel.move(int(number)),
     "remove": lambda easel, number: easel.remove(int(number)),
     "undo": Easel.undo,
+    "choose": lambda easel, number: easel.show(int(number)),
 }
 
 
@@ -42,13 +43,15 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             file = gr.File(label="Your picture", height=130)
-            thumbnails = [(Image.fromarray(small(read_picture(path).pixels)), path.stem) for path in examples]
+            thumbnails = [
+                tile(small(read_picture(path).pixels), path.stem, number) for number, path in enumerate(examples)
+            ]
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
-            example = gr.HTML(strip(thumbnails, style="--least: 76px; --aspect: 1"), js_on_load=CLICKS)
+            example = gr.HTML(strip(thumbnails, "--least: 76px; --aspect: 1"), js_on_load=CLICKS)
             chosen = gr.Dropdown(offered, value=[offered[0][1]], multiselect=True, label="Models to compare")
         with gr.Column(scale=5, min_width=320):
             with gr.Tab("Touch up"):
-                picture = pointable("Point where you want a different color")
+                picture = gr.HTML(js_on_load=POINT)
             with gr.Tab("Before and after"):
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
@@ -70,15 +73,10 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             saved = gr.File(visible="hidden")
 
     def show(easel: Easel) -> dict[Any, Any]:
-        view = easel.views[easel.shown]
-        row = [(easel.gray, "Lightness")]
-        row += [(one.colored, "\n".join([one.name, one.figures, one.details])) for one in easel.views.values()]
-        row += [(easel.original, "Original")] if easel.in_color else []
-        pictures = ((Image.fromarray(small(pixels)), text) for pixels, text in row)
         return {
-            picture: hinted(easel, view.colored),
-            slider: (easel.gray, view.colored),
-            compared: strip(pictures, 1 + list(easel.views).index(easel.shown)),
+            picture: large(easel),
+            slider: (easel.gray, easel.views[easel.shown].colored),
+            compared: side_by_side(easel),
             **controls(easel),
         }
 
@@ -139,11 +137,6 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def act(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
         return touch(ACTS[event.act], easel, *filter(None, [event.what]))  # undo takes nothing
 
-    def go_on_with(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
-        easel = there(easel)
-        views = [easel.shown, *easel.views, easel.shown]  # the first is the lightness, the last the original
-        return touch(Easel.show, easel, views[int(event.what)])
-
     def download(easel: Easel | None) -> Iterator[dict[Any, Any]]:
         easel = there(easel)
         with TemporaryDirectory() as folder:
@@ -176,9 +169,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             ended(None, None, stop, js=SET_ENABLED % "false")
     stop.click(None, cancels=working)
     downloaded.failure(None, None, status, js="() => 'Stopped.'")
-    compared.click(go_on_with, state, everything, **EACH)
+    gr.on([compared.click, palette.click], act, state, everything, **EACH)
     picture.input(point, state, everything, **EACH)
-    palette.click(act, state, everything, **EACH)
     vividness.input(partial(touch, Easel.enliven), [state, vividness], everything, **AT_ONCE)
     put.click(partial(touch, Easel.put), [state, picker], everything, **AT_ONCE)
 
@@ -190,13 +182,27 @@ def draw_examples(folder: Path) -> list[Path]:
     return [*(Path(skimage.__file__).parent / "data" / name for name in PHOTOGRAPHS), *sorted(folder.iterdir())]
 
 
-def hinted(easel: Easel, colored: Preview) -> str:
-    """Return the HTML of a preview with the hints, numbered as in their list, and the spot."""
+def large(easel: Easel) -> str:
+    """Return the HTML of the shown preview; if its model takes hints, with these, numbered as listed, and the spot."""
+    view = easel.views[easel.shown]
+    colored = Image.fromarray(view.colored)
+    if not view.wishes:
+        return frame(colored, "The picture in color", "JPEG")
     hints = [
         f"<b style='{at(hint.x, hint.y)}; --swatch: {to_hex(hint.color)}'>{number}</b>"
         for number, hint in enumerate(easel.hints, start=1)
     ]
-    return pad(Image.fromarray(colored), "The picture in color", "JPEG", easel.spot, "".join(hints))
+    return pad(colored, "Point where you want a different color", "JPEG", easel.spot, "".join(hints))
+
+
+def side_by_side(easel: Easel) -> str:
+    """Return the HTML of what the models make of a picture, between its lightness and, if it is in color, itself."""
+    views = [
+        tile(small(view.colored), "\n".join([view.name, view.figures, view.details]), number, path == easel.shown)
+        for number, (path, view) in enumerate(easel.views.items())
+    ]
+    original = [tile(small(easel.original), "Original")] if easel.in_color else []
+    return strip([tile(small(easel.gray), "Lightness"), *views, *original])
 
 
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:

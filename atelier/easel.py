@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 from colorization import Colorizer, PaletteColorizer
 from colorization.color import lab_to_rgb, rgb_to_lab
@@ -76,7 +77,7 @@ class Easel:
 
     @cached_property
     def in_color(self) -> bool:
-        return float(colorfulness(as_tensor(self.original))) >= COLORLESS
+        return float(colorfulness(to_tensor(self.original)[None])) >= COLORLESS
 
     def look(self, checkpoint: str, label: str, colorizer: Colorizer, pixels: Pixels) -> None:
         """Let a model look at the whole picture, once, and color the preview."""
@@ -94,7 +95,7 @@ class Easel:
             pass
         figures = ""
         if self.in_color:
-            truth, ours = (as_tensor(small(pixels)).to(colorizer.device) for pixels in (self.original, colored))
+            truth, ours = (to_tensor(small(one))[None].to(colorizer.device) for one in (self.original, colored))
             measured = colorizer.compare(truth, ours)
             figures = f"CIEDE2000 {float(measured['CIEDE2000']):.1f}, PSNR {float(measured['PSNR']):.1f} dB"
         self.views[checkpoint] = view._replace(wishes=wishes, colored=colored, figures=figures)
@@ -128,8 +129,8 @@ class Easel:
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
 
-    def show(self, checkpoint: str) -> None:
-        self.shown = checkpoint
+    def show(self, number: int) -> None:
+        self.shown = list(self.views)[number]
 
     def remove(self, number: int) -> None:
         self.change_hints([hint for index, hint in enumerate(self.hints) if index != number])
@@ -167,14 +168,10 @@ def read_picture(path: Path) -> Picture:
         raise PigmentError(f"{path.name}: {reason(error)}") from error
 
 
-def small(pixels: Preview) -> Preview:
+def small(pixels: Preview) -> Image.Image:
     image = Image.fromarray(pixels)
     image.thumbnail((SMALL, SMALL))
-    return np.asarray(image)
-
-
-def as_tensor(pixels: Preview) -> Tensor:
-    return torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1)[None]
+    return image
 
 
 def as_pixels(images: Tensor) -> Preview:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 from atelier.chart import Found, charted_data, draw_chart
 from atelier.events import AT_ONCE, EACH, there
 from atelier.models import SHIPPED, Models
-from atelier.pictures import CLICKS, img, pad, pointable, saveable, strip
+from atelier.pictures import CLICKS, POINT, img, pad, saveable, strip, tile
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from modes import evaluating
@@ -35,7 +36,7 @@ def fruit_tabs(models: Models) -> None:
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
             with gr.Tab("Map"):
-                chart = pointable("Map of fruits: point at one, or between them")
+                chart = gr.HTML(js_on_load=POINT)
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
                 with gr.Row():
@@ -62,7 +63,7 @@ def fruit_tabs(models: Models) -> None:
         about_walk = gr.Markdown(TO_WALK)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
-                way = pointable("The way between the fruits: point at a place")
+                way = gr.HTML(js_on_load=POINT)
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
                 way_line = command_line("walk-command", visible=False)
@@ -78,7 +79,7 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         if vae.codes:
             samplers, (charted, drawn, note) = get_args(Sampler), draw_chart(path, vae)
-            picture = pad(drawn, "Map of fruits")
+            picture = pad(drawn, "Map of fruits: point at one, or between them")
             has_images = isinstance(charted.fruits[0].fruit.source, Path)
         else:
             samplers, picture, note, has_images = ("prior",), "", NO_CODES, False
@@ -149,8 +150,9 @@ def fruit_tabs(models: Models) -> None:
         full = gr.Button(interactive=len(kept) < NUM_CORNERS)
         if len(kept) < 2:
             return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
-        way = pad(grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS), "Fruits on the way")
+        drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
+        way = pad(drawn, "The way between the fruits: point at a place")
         return full, corners, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
@@ -190,7 +192,7 @@ def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
-    return strip(zip(map(to_pil_image, images), captions, strict=True), style="--least: 90px")
+    return strip(map(tile, map(to_pil_image, images), captions, count()), "--least: 90px")
 
 
 def command(path: str, out: str, *arguments: str) -> str:

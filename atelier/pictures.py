@@ -4,22 +4,21 @@ import base64
 from collections.abc import Iterable
 from html import escape
 from io import BytesIO
-from typing import Any
 
-import gradio as gr
 from PIL import Image
 
 CLICKS = """
 element.addEventListener('click', event => {
-    const button = event.target.closest('button');
-    if (button) trigger('click', {act: button.dataset.act, what: button.dataset.what});
+    const {act, what} = event.target.closest('[data-act]')?.dataset ?? {};
+    if (act) trigger('click', {act, what});
 });
-"""  # for a gr.HTML; a click on a button brings its data-act and data-what
+"""  # for a gr.HTML; a click on what has a data-act brings this and its data-what
 
+# for a gr.HTML of a :func:`pad`, by mouse, finger, or arrow keys; its event input has x and y, shares across and down
 POINT = """
 let place, goal, waiting;
 const pad = () => element.querySelector('[role=slider]');
-const frame = () => element.querySelector('.frame');
+const frame = () => element.querySelector('.pad .frame');
 const ring = () => element.querySelector('i').style;
 function go(x, y) {
     place = goal = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
@@ -76,43 +75,39 @@ def saveable(image: Image.Image, caption: str, name: str) -> str:
     return f'<figure class="saveable">{img(image, caption)}<figcaption>{escape(caption)}{save}</figcaption></figure>'
 
 
-def strip(pictures: Iterable[tuple[Image.Image, str]], current: int | None = None, style: str = "") -> str:
-    """Return the HTML of a row of pictures with captions of some lines; a click on a picture brings its number.
+def strip(tiles: Iterable[str], style: str = "") -> str:
+    """Return the HTML of a row of tiles.
 
     Args:
-        current: the number of the picture that is chosen now.
-        style: ``--least``, a picture's least width, and ``--aspect``, which it is cropped to; see page.css.
+        style: ``--least``, a tile's least width, and ``--aspect``, which its picture is cropped to; see page.css.
     """
-    parts = []
-    for number, (image, caption) in enumerate(pictures):
-        title, *more = map(escape, filter(None, caption.split("\n")))
-        chosen = "aria-current='true'" if number == current else ""
-        parts.append(
-            f"<button data-act='choose' data-what='{number}' {chosen}>{img(image, '', 'JPEG')}"
-            f"<b>{title}</b><small>{'<br>'.join(more)}</small></button>"
-        )
-    return f"<div class='strip' style='{style}'>{''.join(parts)}</div>"
+    return f"<div class='strip' style='{style}'>{''.join(tiles)}</div>"
 
 
-def pointable(label: str) -> Any:
-    """Return a component that shows a picture to point into, by mouse, finger, or arrow keys: the HTML of :func:`pad`.
+def tile(image: Image.Image, caption: str, number: int | None = None, is_current: bool = False) -> str:
+    """Return the HTML of a picture and a caption of some lines; with a number, it is a button that brings that."""
+    title, *more = map(escape, filter(None, caption.split("\n")))
+    inside = f"{img(image, '', 'JPEG')}<b>{title}</b><small>{'<br>'.join(more)}</small>"
+    if number is None:
+        return f"<div>{inside}</div>"
+    return f"<button data-act='choose' data-what='{number}' aria-current='{str(is_current).lower()}'>{inside}</button>"
 
-    Its event ``input`` has ``x`` and ``y``, shares of the way across and down.
-    """
-    template = (
-        f'${{value && `<div class="pad" role="slider" tabindex="0" aria-label="{escape(label)}" aria-valuemin="0" '
-        'aria-valuemax="100" aria-valuenow="50">${value}</div>`}'
-    )
-    return gr.HTML("", html_template=template, js_on_load=POINT)
+
+def frame(image: Image.Image, alt: str, kind: str = "PNG", marks: str = "") -> str:
+    """Return the HTML of a large picture, with marks on it."""
+    style = f"--ratio: {image.width / image.height:g}"
+    return f"<div class='frame' style='{style}'>{img(image, alt, kind)}{marks}</div>"
 
 
 def pad(
-    image: Image.Image, alt: str, kind: str = "PNG", spot: tuple[float, float] | None = None, marks: str = ""
+    image: Image.Image, label: str, kind: str = "PNG", spot: tuple[float, float] | None = None, marks: str = ""
 ) -> str:
     """Return the HTML of a picture to point into, with marks, and a ring at the spot, from which arrow keys start."""
     ring = f"<i style='{at(*spot)}'></i>" if spot else "<i></i>"
-    style = f"--ratio: {image.width / image.height:g}"
-    return f"<div class='frame' style='{style}'>{img(image, alt, kind)}{marks}{ring}</div>"
+    return (
+        f"<div class='pad' role='slider' tabindex='0' aria-label='{escape(label)}' aria-valuemin='0' "
+        f"aria-valuemax='100' aria-valuenow='50'>{frame(image, '', kind, marks + ring)}</div>"
+    )
 
 
 def at(x: float, y: float) -> str:
