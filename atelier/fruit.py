@@ -26,7 +26,11 @@ from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 TO_WALK = "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square."
-ON_THE_WAY = "Point at a place, or drag: on the way, one fruit becomes the other."
+ON_THE_WAY = {  # by the number of fruits
+    2: "Point at a place, or drag: from left to right, one fruit becomes the other.",
+    3: "Point at a place, or drag: two fruits are the upper corners, the third is the lower edge.",
+    4: "Point at a place, or drag: each corner is one of the fruits.",
+}
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
 
 
@@ -153,7 +157,7 @@ def fruit_tabs(models: Models) -> None:
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
         way = pad(drawn, "The way between the fruits: point at a place")
-        return full, corners, ON_THE_WAY, way, passed, gr.Textbox(line, visible=True)
+        return full, corners, ON_THE_WAY[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
@@ -161,7 +165,8 @@ def fruit_tabs(models: Models) -> None:
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
         names = [str(fruit) for fruit, _ in kept]
-        caption = f"between {' and '.join(one.name for one in kept)}"
+        *others, last = (one.name for one in kept)
+        caption = f"between {', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: list[Found], place: gr.EventData) -> tuple[str, str]:

@@ -131,6 +131,8 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     keep_new(fruit, 5)
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.5 ", WALK)
+    fruit.get_by_text("the third is the lower edge").wait_for()
+    fruit.get_by_role("img", name="between seed 0, seed 3, and seed 5").wait_for()
     fruit.get_by_role("slider", name="The way").press("ArrowDown")
     wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", WALK)
     point(fruit, "The way", 0.155, 0.755)
