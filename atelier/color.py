@@ -65,7 +65,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
                 put = gr.Button("Put it where the ring is", size="sm")
             command = gr.Textbox(
-                label="The same on the command line", lines=3, buttons=["copy"], interactive=False, elem_id="command"
+                label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
             )
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)

@@ -193,7 +193,7 @@ def fruit_tabs(models: Models) -> None:
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
     label = "The same fruit on the command line"
-    return gr.Textbox(label=label, lines=3, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible)
+    return gr.Textbox(label=label, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible)
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
