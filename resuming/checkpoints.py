@@ -70,6 +70,9 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
     Raises:
         PigmentError: if it is missing, damaged, or not a checkpoint.
     """
+    if Path(path).is_dir():
+        there = ", ".join(sorted(map(str, [*Path(path).glob("*.ckpt"), *Path(path).glob("checkpoints/*.ckpt")])))
+        raise PigmentError(f"'{path}' is a folder, not a checkpoint. Checkpoints in it: {there or 'none'}")
     try:
         if is_safetensors(path):
             checkpoint = _read_safetensors(path)
@@ -82,7 +85,7 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
     except Exception:  # files of other kinds raise all sorts of errors
         is_whole = False
     if not is_whole:
-        folder = Path(path, "checkpoints") if Path(path).is_dir() else Path(path).parent
+        folder = Path(path).parent
         others = sorted(str(other) for other in folder.glob("*.ckpt") if other != Path(path))
         there = ", ".join(others) or "none"
         raise PigmentError(

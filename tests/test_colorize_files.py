@@ -525,8 +525,11 @@ def test_other_files_are_refused_as_checkpoints(tmp_path: Path, capsys: pytest.C
     torch.save({"state_dict": Unsafe()}, tmp_path / "unsafe.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "vae.ckpt").read_bytes()[:1000])
     (tmp_path / "text.ckpt").write_text("I am no checkpoint")
-    for name in ("vae", "other", "list", "unsafe", "half", "text", "new", "nowhere"):
+    (tmp_path / "run.ckpt" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run.ckpt" / "checkpoints" / "last.ckpt").touch()
+    for name in ("run", "vae", "other", "list", "unsafe", "half", "text", "new", "nowhere"):
         reasons = {
+            "run": f"is a folder, not a checkpoint. Checkpoints in it: {tmp_path}/run.ckpt/checkpoints/last.ckpt",
             "vae": "not the checkpoint of a Colorizer",
             "new": "never trained",
             "nowhere": "there is no checkpoint",

@@ -435,13 +435,12 @@ def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
     torch.save({"hyper_parameters": {}, "payload": Payload()}, tmp_path / "evil.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "evil.ckpt").read_bytes()[:200])
     (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "folder.ckpt").mkdir()
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
     whole = next(main(tiny("fit", fruits)).run_folder.glob("checkpoints/last.ckpt")).read_bytes()
     middle = len(whole) // 2  # in the weights
     (tmp_path / "flipped.ckpt").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "folder.ckpt", "foreign.ckpt", "tensor.ckpt", "flipped.ckpt"):
+    for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "foreign.ckpt", "tensor.ckpt", "flipped.ckpt"):
         assert "not a whole checkpoint" in refused("test", f"--ckpt_path={tmp_path / name}")
     assert not (tmp_path / "ran").exists()
 
