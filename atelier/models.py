@@ -1,7 +1,7 @@
 """Which models there are: those that come with Pigment, those of runs, and those that were named."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,17 +10,17 @@ from lightning.pytorch import LightningModule
 
 from colorization.weights import PALETTE
 from resuming.checkpoints import MODELS, load_model
-from resuming.loggers import METRICS_FILE
+from resuming.loggers import BEST, METRICS_FILE
 from study.runs import class_name, located, read_config, read_history
 from system.errors import PigmentError, reason
 from vae.weights import FRUIT
 
 SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
-FIGURES: dict[str, tuple[str, Callable[[Iterable[float]], float]]] = {  # heading: metric, and which value is best
-    "val/loss": ("val/loss", min),
-    "CIEDE2000": ("val/ciede2000", min),
-    "Bits per dim": ("val/bits_per_dim", min),
-    "PSNR": ("val/psnr", max),
+FIGURES = {  # heading: metric
+    "val/loss": "val/loss",
+    "CIEDE2000": "val/ciede2000",
+    "Bits per dim": "val/bits_per_dim",
+    "PSNR": "val/psnr",
 }
 IN_LABEL = ("CIEDE2000", "Bits per dim")
 Model = TypeVar("Model", bound=LightningModule)
@@ -32,7 +32,8 @@ class Run(NamedTuple):
     folder: Path
     kind: str
     data: str
-    num_epochs: int
+    seed: int | bool | None
+    num_epochs: int  # of training; 0 for a run that only validates or tests
     best: dict[str, float]  # by heading
 
     @property
@@ -91,16 +92,13 @@ class Models:
             PigmentError: if it is no longer there, is being written, or is of a different family.
         """
         try:
-            model = self._load(path, os.stat(path).st_mtime_ns)
+            return self._load(path, family, os.stat(path).st_mtime_ns)  # type: ignore[arg-type]  # mypy: not Hashable
         except FileNotFoundError:
             raise PigmentError(f"there is no checkpoint '{path}' any more; choose a different one") from None
-        if not isinstance(model, family):
-            raise PigmentError(f"'{path}' is the checkpoint of a {type(model).__name__}, not of a {family.__name__}")
-        return model
 
 
-def load_version(path: str, modified: int) -> LightningModule:
-    return load_model(path, LightningModule)[0].eval()
+def load_version(path: str, family: type[Model], modified: int) -> Model:
+    return load_model(path, family)[0].eval()
 
 
 def run_folders(root: Path) -> Iterator[Path]:
@@ -121,16 +119,16 @@ def read_run(folder: Path, *versions: int) -> Run:
     """Read a run; a damaged one raises all sorts of errors."""
     config, metrics = read_config(folder / "config.yaml"), folder / METRICS_FILE
     history = read_history(metrics) if metrics.exists() else {}
-    history.setdefault("val/psnr", history.get("test/psnr", []))  # a VAE measures it in tests only
     root = located(config["data"]["init_args"].get("root"))
     return Run(
         folder,
         class_name(config["model"]),
         Path(root).name if root else "demo",
-        1 + max((epoch for epoch, _ in history.get("val/loss", ())), default=-1),
+        config.get("seed_everything"),
+        1 + max((epoch for epoch, _ in history.get("train/loss", ())), default=-1),
         {
-            heading: best(value for _, value in history[metric])
-            for heading, (metric, best) in FIGURES.items()
-            if history.get(metric)
+            heading: (min if BEST[metric][0] == "min" else max)(value for _, value in history[metric])
+            for heading, metric in FIGURES.items()
+            if metric in history
         },
     )

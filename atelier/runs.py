@@ -1,6 +1,5 @@
-"""The Runs tab: what all runs reached, and their pictures, two side by side."""
+"""The Runs tab: what all runs reached, and two of them side by side."""
 
-import re
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -10,86 +9,98 @@ import gradio as gr
 from PIL import Image
 
 from atelier.models import FIGURES, Models, Run
-from atelier.pictures import img
-from resuming.loggers import sync_command
-from system.errors import PigmentError, reason
+from atelier.pictures import CLICKS, img
+from resuming.loggers import address_in_wandb, is_offline, sync_command
+from system.errors import reason
 
-NO_RUNS = "**No runs yet.** `python train.py fit --config configs/vae.yaml` makes one; it appears here by itself."
+NO_RUNS = (
+    "<b>No runs yet.</b> <code>python train.py fit --config configs/vae.yaml</code> makes one; it appears here after "
+    "its first epoch."
+)
+HOW_TO = "Click a heading to sort by it, and a row to see that run next to the one before."
+Row = dict[str, Any]  # by heading
+Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
 
 
 def runs_tab(models: Models) -> None:
+    order, chosen = gr.State(("When", True)), gr.State([])  # the latter's names, the last click first
     with gr.Tab("Runs") as tab:
-        said = gr.Markdown()
-        table = gr.Dataframe(
-            headers=["Run", "Model", "Data", "When", "Epochs", *FIGURES],
-            datatype="auto",
-            label="Runs: a heading has a menu that sorts, a click on a row shows the run",
-            interactive=False,
-        )
-        with gr.Row():
-            shown = [side(label) for label in ("A run", "Beside it")]
-    (first, *_), _ = shown
+        table = gr.HTML(js_on_load=CLICKS)
+        sides = gr.HTML()
 
-    def find(*chosen: str | None) -> tuple[Any, ...]:
-        runs, left_out = models.find_runs()
-        names = [name_of(run, models) for run in runs]
-        notes = [f"`{folder}` is left out: {escape(why)}" for folder, why in left_out.items()]
-        if not runs:
-            notes.insert(0, NO_RUNS)
-        newest = (*names, None, None)[:2]
-        choices = [
-            gr.Dropdown(names, value=name if name in names else new) for name, new in zip(chosen, newest, strict=True)
-        ]
-        return "\n\n".join(notes), gr.Dataframe([row(run, models) for run in runs], visible=bool(runs)), *choices
+    def find(order: Order, chosen: list[str]) -> tuple[Any, ...]:
+        found, left_out = models.find_runs()
+        runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
+        chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
+        notes = [f"<code>{escape(folder)}</code> is left out: {escape(why)}" for folder, why in left_out.items()]
+        notes.append(HOW_TO if runs else NO_RUNS)
+        shown = table_of([row(name, run) for name, run in runs.items()], order, chosen) if runs else ""
+        both = "".join(side(name, runs[name].folder) for name in chosen)
+        return order, chosen, f"<p>{'<br>'.join(notes)}</p>{shown}", f"<div class='sides'>{both}</div>"
 
-    def show(name: str | None) -> tuple[Any, ...]:
-        if name is None:
-            return "", "", "", gr.Accordion(visible=False)
-        folder = models.runs / name
-        try:
-            config = (folder / "config.yaml").read_text()
-        except OSError as error:
-            raise PigmentError(f"the run '{folder}' cannot be shown: {reason(error)}") from error
-        where = on_wandb(folder)
-        about = f"`{where}`" if where.startswith("wandb") else where
-        return about, pictures_of(folder), config, gr.Accordion(visible=True)
+    def act(order: Order, chosen: list[str], event: gr.EventData) -> tuple[Any, ...]:
+        if event.act == "sort":
+            return *find((event.what, order == (event.what, False)), chosen)[:3], gr.skip()
+        answer = find(order, [event.what, *chosen])
+        if event.what not in answer[1]:
+            gr.Warning(f"The run {escape(event.what)} is no longer there.")
+        return answer
 
-    def choose(chosen: gr.SelectData) -> str:
-        return chosen.row_value[0]
-
-    tab.select(find, [name for name, *_ in shown], [said, table, *(name for name, *_ in shown)])
-    table.select(choose, None, first)
-    for name, *outputs in shown:
-        name.change(show, name, outputs)
+    tab.select(find, [order, chosen], [order, chosen, table, sides])
+    table.click(act, [order, chosen], [order, chosen, table, sides])
 
 
-def side(label: str) -> list[Any]:
-    with gr.Column(min_width=320):
-        name = gr.Dropdown([], label=label)
-        about = gr.Markdown()
-        pictures = gr.HTML()
-        with gr.Accordion("config.yaml", open=False, visible=False) as settings:
-            config = gr.Code(language="yaml", show_label=False, interactive=False)
-    return [name, about, pictures, config, settings]
+def row(name: str, run: Run) -> Row:
+    """Return what the table says of a run; what one looks for comes first, as a phone shows no more."""
+    return {
+        "Model": run.kind,
+        **{heading: float(f"{run.best[heading]:.4g}") if heading in run.best else None for heading in FIGURES},
+        "Epochs": run.num_epochs,
+        "Seed": run.seed,
+        "Data": run.data,
+        "When": datetime.fromtimestamp(run.changed).isoformat(" ", "minutes"),
+        "W&B": "offline" if is_offline(run.folder) else address_in_wandb(run.folder),
+        "Run": name,
+    }
 
 
-def name_of(run: Run, models: Models) -> str:
-    return str(run.folder.relative_to(models.runs))
+def table_of(rows: list[Row], order: Order, chosen: list[str]) -> str:
+    """Return the HTML of a table that is sorted by a click on a heading; empty cells come last."""
+    by, downward = order
+    full = sorted((row for row in rows if row[by] is not None), key=lambda row: row[by], reverse=downward)
+    lines = ["<div class='runs'><table><thead><tr>"]
+    for heading in map(escape, rows[0]):
+        sorting = ("descending" if downward else "ascending") if heading == escape(by) else "none"
+        button = f"<button data-act='sort' data-what='{heading}'>{heading}</button>"
+        lines.append(f"<th aria-sort='{sorting}'>{button}</th>")
+    lines.append("</tr></thead><tbody>")
+    for row in [*full, *(row for row in rows if row[by] is None)]:
+        first, *others = map(cell, row.values())
+        name = row["Run"]
+        lines.append(f"<tr data-act='show' data-what='{escape(name)}' aria-current='{str(name in chosen).lower()}'>")
+        lines += [f"<td><button>{first}</button></td>", *(f"<td>{other}</td>" for other in others), "</tr>"]
+    return "".join([*lines, "</tbody></table></div>"])
 
 
-def row(run: Run, models: Models) -> list[Any]:
-    figures = [float(f"{run.best[heading]:.4g}") if heading in run.best else None for heading in FIGURES]
-    when = datetime.fromtimestamp(run.changed).isoformat(" ", "minutes")
-    return [name_of(run, models), run.kind, run.data, when, run.num_epochs, *figures]
+def cell(value: Any) -> str:
+    if str(value).startswith("http"):
+        return f"<a href='{escape(value)}' target='_blank'>W&amp;B</a>"
+    return "" if value is None else escape(f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def on_wandb(folder: Path) -> str:
-    """Return where a run is in Weights & Biases, as it said at its end, or the command that takes it there."""
-    if any(folder.glob("wandb/offline-run-*")):
-        return sync_command(folder)
-    logs = sorted(folder.glob("wandb/run-*/files/output.log"))
-    found = re.search(r"https?://\S+/runs/\S+", logs[-1].read_text(errors="replace")) if logs else None
-    return found[0] if found else ""
+def side(name: str, folder: Path) -> str:
+    """Return the HTML of a run: where it is in W&B, its film strips, curves, latest map, and config."""
+    if is_offline(folder):
+        about = f"Logged offline. To upload it to Weights &amp; Biases: <code>{escape(sync_command(folder))}</code>"
+    elif address := address_in_wandb(folder):
+        about = f"In Weights &amp; Biases: <a href='{escape(address)}' target='_blank'>{escape(address)}</a>"
+    else:
+        about = "Not logged in Weights &amp; Biases."
+    config = escape((folder / "config.yaml").read_text())
+    return (
+        f"<section><h3>{escape(name)}</h3><p>{about}</p><div>{pictures_of(folder)}</div>"
+        f"<details><summary>config.yaml</summary><pre>{config}</pre></details></section>"
+    )
 
 
 def pictures_of(folder: Path) -> str:
@@ -104,4 +115,4 @@ def pictures_of(folder: Path) -> str:
                 shown.append(f"<figure>{img(image, what)}<figcaption>{escape(what)}</figcaption></figure>")
         except (OSError, SyntaxError) as error:  # being written, cut off by a kill, or just deleted
             shown.append(f"<p>{escape(str(path))} cannot be shown: {escape(reason(error))}</p>")
-    return f'<div class="films">{"".join(shown)}</div>'
+    return "".join(shown)

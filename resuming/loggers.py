@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -196,6 +197,19 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 def sync_command(folder: Path) -> str:
     """Return the command that uploads what was logged offline in a run's folder."""
     return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
+
+
+def is_offline(folder: Path) -> bool:
+    """Return whether some of what a run logged may have to be uploaded yet."""
+    return any(folder.glob("wandb/offline-run-*"))
+
+
+def address_in_wandb(folder: Path) -> str | None:
+    """Return where W&B has a run, as it said at the run's end; None if it never did."""
+    for log in sorted(folder.glob("wandb/run-*/files/output.log"), reverse=True):
+        if found := re.search(r"https?://\S+/runs/\S+", log.read_text(errors="replace")):
+            return found[0]
+    return None
 
 
 def number(text: str) -> float | str:

@@ -19,19 +19,26 @@ from train import PigmentCLI
 from vae.__main__ import main
 
 WALK = "#walk-command"
-NUM_COLUMNS = 9  # of the table of runs
-FIRST_CELL_IS = "name => document.querySelector('[role=gridcell]').innerText.trim() == name"
+ADDRESS = "https://wandb.ai/me/paintings/runs/whole"
+HEADINGS_ARE = "names => [...document.querySelectorAll('h3')].map(one => one.innerText).join() == names.join()"
 
 
 @pytest.fixture(scope="module")
 def runs(atelier: Atelier, vae_run: PigmentCLI) -> Path:
-    """Two runs that the page finds, one with an epoch less in its metrics, and what is left of a third."""
+    """Two runs, one with an epoch less in its metrics, a test of a model, and what is left of another run."""
     folder = atelier.folder / "runs"
     for name in ("whole", "shorter"):
         shutil.copytree(vae_run.run_folder, folder / name)
     lines = (folder / "shorter" / "metrics.csv").read_text().splitlines(keepends=True)
     epoch = lines[0].split(",").index("epoch")
     (folder / "shorter" / "metrics.csv").write_text("".join(line for line in lines if line.split(",")[epoch] != "2"))
+    (folder / "shorter" / "wandb" / "offline-run-1").mkdir(parents=True)
+    log = folder / "whole" / "wandb" / "run-1" / "files" / "output.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"Epoch 0\nView run at {ADDRESS}\n")
+    (folder / "tested").mkdir()
+    shutil.copy(vae_run.run_folder / "config.yaml", folder / "tested")
+    (folder / "tested" / "metrics.csv").write_text("epoch,step,test/psnr\n0,3,20\n")
     (folder / "torn").mkdir()
     (folder / "torn" / "config.yaml").write_text("model: {class_")
     return folder
@@ -99,10 +106,11 @@ def choose(page: Any, label: str, option: str) -> None:
     page.get_by_role("option", name=re.compile(option)).click()
 
 
-def rows(page: Any) -> list[list[str]]:
-    """The table of runs, as it is sorted now."""
-    cells = [text.strip() for text in page.get_by_role("gridcell").all_inner_texts()]
-    return [cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)]
+def rows(page: Any) -> list[dict[str, str]]:
+    """The table of runs, by heading, as it is sorted now."""
+    headings = page.get_by_role("columnheader").all_inner_texts()
+    found = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    return [dict(zip(headings, row, strict=True)) for row in found]
 
 
 def test_sliders_change_the_fruit_into_what_the_command_line_makes(fruit: Any, tmp_path: Path) -> None:
@@ -234,33 +242,45 @@ def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: An
 def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, runs: Path) -> None:
     go_to(page, "Runs")
     page.get_by_text("torn is left out: ").wait_for()
-    page.get_by_role("gridcell").nth(2 * NUM_COLUMNS - 1).wait_for(state="attached")
-    found = {name: others for name, *others in rows(page)}
-    losses = {name: float(others[4]) for name, others in found.items()}
+    found = {row["Run"]: row for row in rows(page)}
+    assert found.keys() == {"whole", "shorter"}  # not the one that was only tested
     when = (runs / "whole" / "checkpoints" / "last.ckpt").stat().st_mtime
-    assert found["whole"][2] == datetime.fromtimestamp(when).isoformat(" ", "minutes")
+    assert found["whole"]["When"] == datetime.fromtimestamp(when).isoformat(" ", "minutes")
+    assert found["whole"]["Seed"] == "0"
+    assert {name: row["W&B"] for name, row in found.items()} == {"whole": "W&B", "shorter": "offline"}
+    assert page.get_by_role("link", name="W&B", exact=True).get_attribute("href") == ADDRESS
+    page.get_by_text(f"wandb sync {(runs / 'shorter').relative_to(runs.parent)}/wandb/offline-run-*").wait_for()
+    losses = {name: float(row["val/loss"]) for name, row in found.items()}
     assert losses["whole"] < losses["shorter"]
-    for order, first in (("ascending", "whole"), ("descending", "shorter")):
-        heading = page.get_by_role("columnheader", name="val/loss")
-        heading.click()  # which makes its menu visible
-        heading.locator("button").click()
-        page.get_by_text(f"Sort {order}", exact=True).click()
-        page.wait_for_function(FIRST_CELL_IS, arg=first)
+    for direction, first in (("ascending", "whole"), ("descending", "shorter")):
+        press(page, "val/loss")
+        page.locator(f"th[aria-sort={direction}]", has_text="val/loss").wait_for()
+        assert rows(page)[0]["Run"] == first
 
-    page.get_by_role("gridcell", name="shorter").click()
-    choose(page, "Beside it", "whole")
     films = page.get_by_role("img", name="reconstructions")
-    films.nth(1).wait_for()
-    for number in range(2):
-        shown = BytesIO(base64.b64decode(films.nth(number).get_attribute("src").partition(",")[2]))
-        with Image.open(shown) as image, Image.open(runs / "whole" / "media" / "reconstructions.png") as film:
-            assert np.array_equal(image, film)
+    for clicked, beside in (("shorter", "whole"), ("whole", "shorter"), ("whole", "shorter")):
+        page.get_by_role("cell", name=clicked, exact=True).click()
+        page.wait_for_function(HEADINGS_ARE, arg=[clicked, beside])
+        for number in range(2):
+            shown = BytesIO(base64.b64decode(films.nth(number).get_attribute("src").partition(",")[2]))
+            with Image.open(shown) as image, Image.open(runs / "whole" / "media" / "reconstructions.png") as film:
+                assert np.array_equal(image, film)
     boxes = [films.nth(number).bounding_box() for number in range(2)]
     assert boxes[0]["y"] == boxes[1]["y"]
     assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
+    press(page, "Run")
+    page.locator("th[aria-sort=ascending]", has_text="Run").wait_for()
 
-    (runs / "whole").rename(runs / "gone")
-    choose(page, "Beside it", "shorter")
-    choose(page, "Beside it", "whole")
-    page.get_by_text("whole' cannot be shown: No such file").wait_for()
-    (runs / "gone").rename(runs / "whole")
+    (runs / "whole").rename(runs.parent / "gone")
+    page.get_by_role("cell", name="whole", exact=True).click()
+    page.get_by_text("The run whole is no longer there").wait_for()
+    assert [row["Run"] for row in rows(page)] == ["shorter"]
+    (runs.parent / "gone").rename(runs / "whole")
+
+
+def test_a_phone_shows_what_one_looks_for_in_a_run(page: Any, runs: Path) -> None:
+    page.set_viewport_size({"width": 420, "height": 800})
+    go_to(page, "Runs")
+    for heading in ("Model", "val/loss", "CIEDE2000", "Bits per dim"):
+        box = page.get_by_role("columnheader", name=heading).bounding_box()
+        assert box["x"] + box["width"] < 420
