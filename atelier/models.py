@@ -66,7 +66,6 @@ class Models:
     def __init__(self, runs: Path, given: Sequence[Path] = ()) -> None:
         self.runs = runs
         self.kinds = {path: type(load_model(path, LightningModule)[0]).__name__ for path in [*SHIPPED, *given]}
-        self._load = lru_cache(maxsize=4)(load_version)
 
     def find_runs(self) -> tuple[list[Run], dict[str, str]]:
         """Return all runs, the newest first, and what is wrong with each folder that cannot be used."""
@@ -92,11 +91,12 @@ class Models:
             PigmentError: if it is no longer there, is being written, or is of a different family.
         """
         try:
-            return self._load(path, family, os.stat(path).st_mtime_ns)  # type: ignore[arg-type]  # mypy: not Hashable
+            return load_version(path, family, os.stat(path).st_mtime_ns)  # type: ignore[arg-type]  # mypy: not Hashable
         except FileNotFoundError:
             raise PigmentError(f"there is no checkpoint '{path}' any more; choose a different one") from None
 
 
+@lru_cache(maxsize=4)
 def load_version(path: str, family: type[Model], modified: int) -> Model:
     return load_model(path, family)[0].eval()
 
@@ -117,8 +117,7 @@ def versions(folder: Path) -> list[int]:
 @lru_cache(maxsize=1000)
 def read_run(folder: Path, *versions: int) -> Run:
     """Read a run; a damaged one raises all sorts of errors."""
-    config, metrics = read_config(folder / "config.yaml"), folder / METRICS_FILE
-    history = read_history(metrics) if metrics.exists() else {}
+    config, history = read_config(folder / "config.yaml"), read_history(folder / METRICS_FILE)
     root = located(config["data"]["init_args"].get("root"))
     return Run(
         folder,

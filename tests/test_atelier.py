@@ -157,8 +157,8 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     page.get_by_role("button", name="ShallowColorizer").click()
     arguments = command_for(page, "--ckpt")
     assert page.get_by_role("slider", name="Point where").count() == 0  # this model takes no hints
-    page.get_by_text("Lightness", exact=True).click()
-    assert command_for(page, "--ckpt") == arguments
+    assert page.get_by_text("Lightness", exact=True).is_visible()
+    assert page.get_by_role("button", name="Lightness").count() == 0
     assert arguments[-1] == str(last(run).relative_to(atelier.folder))
     last(run).write_bytes(b"half of it")
     page.get_by_role("button", name="rocket").click()
