@@ -17,7 +17,6 @@ from atelier.models import SHIPPED, Models
 from atelier.pictures import CLICKS, POINT, img, pad, saveable, strip, tile
 from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
-from modes import evaluating
 from system.errors import PigmentError
 from vae import VAE
 from vae.codes import Sampler
@@ -134,9 +133,7 @@ def fruit_tabs(models: Models) -> None:
             image = read_image(Path(file), vae)
         except PigmentError as error:  # name the file as its owner does, not by where the upload lies
             raise PigmentError(str(error).replace(file, Path(file).name)) from error
-        with evaluating(vae):
-            code = vae.encode(image)[0][0].cpu()
-        own = Found(Fruit(Path(Path(file).name)), code)
+        own = Found(Fruit(Path(Path(file).name)), Fruit(Path(file)).code(vae))
         return img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
 
     def keep_one(path: str, found: Found | None, kept: list[Found], *moves: float) -> list[Found]:
