@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from colorization.color import rgb_to_lab
-from colorization.colorizer import Colorizer, pad
+from colorization.colorizer import Colorizer
 from colorization.encoders import ScratchEncoder, TimmEncoder
 from colorization.gamut import displayable_colors, find_nearest, neighbors
 from colorization.hints import Hint, patch_means, propagate, sample
@@ -25,7 +25,8 @@ from modes import evaluating
 
 SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pixel's color among the nearest ones
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
-ENCODER_LR = 0.3  # of the learning rate
+ENCODER_LR = 0.1  # of the learning rate
+SCALES = 2, 1  # at which evaluation looks at images: the encoder knows larger ones, and training enlarges parts
 JITTER = 0.1  # standard deviation of the logarithm of the gamma by which training varies the lightness
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 DEFAULT_VIVIDNESS = 0.5  # of a picture, unless its owner asks for another
@@ -44,7 +45,8 @@ class PaletteColorizer(Colorizer):
     """Predict the color of every pixel, and how likely other colors are: a grid of those that sRGB can show.
 
     The color is trained to be close in CIEDE2000, and the probabilities by cross-entropy (Zhang et al. 2016,
-    arXiv:1603.08511), for a person to choose from. In evaluation, predictions are averaged with the mirror image's.
+    arXiv:1603.08511), for a person to choose from. In evaluation, the network looks at an image and its mirror image,
+    at two SCALES, and what it predicts is averaged.
 
     The learning rate rises linearly over ``warmup_steps``, then follows a cosine to 0 at the end of the run.
 
@@ -109,14 +111,13 @@ class PaletteColorizer(Colorizer):
         return self
 
     def predict(self, lightness: Tensor) -> Prediction:
-        """Predict from lightness (B, 1, H, W) in [0, 1] of any size, and its mirror image, whose average is better.
+        """Predict from lightness (B, 1, H, W) in [0, 1] of any size, as in evaluation.
 
         Returns:
-            What the network says, at a quarter of the size, rounded up to multiples of the network's stride.
+            The average prediction, at half the image's size.
         """
-        padded = pad(lightness, self.net.stride)
-        prediction = self.net(torch.cat([padded, padded.flip(3)]))
-        return Prediction(*(mean_with_mirrored(*part.chunk(2)) for part in prediction))
+        fine, coarse = (self._look(enlarge(lightness, scale, self.net.stride)) for scale in SCALES)
+        return Prediction(*((one + resize(other, one)) / 2 for one, other in zip(fine, coarse, strict=True)))
 
     def forward(self, lightness: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()) -> Tensor:
         return self.compose(self.predict(lightness), lightness, vividness, hints)
@@ -140,13 +141,13 @@ class PaletteColorizer(Colorizer):
             vividness: from 0, which is closest to the truth on average, to 1, as colorful as the truth on average.
             hints: colors at some points, the same for all images. They stay as given, whatever the vividness.
         """
-        chroma = self.gain(vividness) * enlarge(prediction.chroma, lightness)
+        chroma = self.gain(vividness) * resize(prediction.chroma, lightness)
         if not hints:
             return chroma
         points = chroma.new_tensor([[hint.x, hint.y] for hint in hints])
         _, colors = self.split(chroma.new_tensor([hint.color for hint in hints]).T[None, :, None])  # (1, 2, 1, N)
         given = colors[:, :, 0].mT.expand(len(chroma), -1, -1)
-        return propagate(given, points, chroma, lightness, enlarge(prediction.features, lightness))
+        return propagate(given, points, chroma, lightness, resize(prediction.features, lightness))
 
     def likeliest(self, prediction: Prediction, lightness: Tensor, x: float, y: float, number: int) -> list[Likely]:
         """Return the likeliest colors at a point of one image, the likeliest first.
@@ -158,12 +159,10 @@ class PaletteColorizer(Colorizer):
             y: from the top, 0, to the bottom, 1.
             number: of colors.
         """
-        height, width = lightness.shape[2:]
-        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
-        scores = prediction.scores[0, :, row // 4, column // 4]
-        probabilities, places = scores.softmax(dim=0).topk(number)
+        point = lightness.new_tensor([[x, y]])
+        probabilities, places = sample(prediction.scores, point)[0, 0].softmax(dim=0).topk(number)
         chroma = (self.colors[places] / self.lab_scale[1:].flatten()).T[None, :, None]  # (1, 2, 1, number)
-        shown = lightness[:, :, row, column].clamp(*LEGIBLE).expand(1, 1, 1, number)
+        shown = sample(lightness, point)[None].clamp(*LEGIBLE).expand(1, 1, 1, number)
         colors = self.join(shown, chroma)[0, :, 0].T
         return [Likely((*color,), one) for color, one in zip(colors.tolist(), probabilities.tolist(), strict=True)]
 
@@ -179,7 +178,7 @@ class PaletteColorizer(Colorizer):
     def training_step(self, images: Tensor, batch_idx: int) -> Tensor:
         lightness, chroma = self.split(images)
         self._describe_training(chroma)
-        terms = self._terms(self.net(pad(vary(lightness), self.net.stride)), chroma)
+        terms = self._terms(self.net(enlarge(vary(lightness), 1, self.net.stride)), chroma)
         self.log_means("train/", terms, len(images))
         return terms["loss"]
 
@@ -232,13 +231,13 @@ class PaletteColorizer(Colorizer):
         lightness, chroma = self.split(images)
         prediction = self.predict(lightness)
         self.log_means(prefix, self._terms(prediction, chroma), len(images))
-        predicted = enlarge(prediction.chroma, lightness)
+        predicted = resize(prediction.chroma, lightness)
         if prefix == "val/":
             self._calibrate(predicted, images)
             candidates = {"": predicted}
         else:
             candidates = {name: self.gain(vividness) * predicted for name, vividness in VIVIDNESS.items()}
-            features = enlarge(prediction.features, lightness)
+            features = resize(prediction.features, lightness)
             for number in NUM_HINTS:
                 points = torch.rand(number, 2, generator=torch.Generator().manual_seed(0)).to(chroma)
                 parts = (sample(patch_means(chroma), points), candidates[""], lightness, features)
@@ -247,10 +246,15 @@ class PaletteColorizer(Colorizer):
                 candidates[f"{number}_hints_"] = torch.cat(spreads)
         return self._judge(prefix, candidates, lightness, chroma, images)
 
+    def _look(self, lightness: Tensor) -> Prediction:
+        """Return the average of what the network says about images and about their mirror images."""
+        pairs = (part.chunk(2) for part in self.net(torch.cat([lightness, lightness.flip(3)])))
+        return Prediction(*((given + mirrored.flip(3)) / 2 for given, mirrored in pairs))
+
     def _terms(self, prediction: Prediction, chroma: Tensor) -> dict[str, Tensor]:
         """Return the loss and its two terms; the truth is averaged to the prediction's size."""
         scale = self.lab_scale.narrow_copy(0, 1, 2)
-        truth = F.avg_pool2d(pad(chroma, self.net.stride), 4)
+        truth = F.interpolate(chroma, prediction.chroma.shape[2:], mode="area")
         return loss_terms(
             prediction._replace(chroma=scale * prediction.chroma), scale * truth, self.colors, self.nearby
         )
@@ -292,11 +296,12 @@ def loss_terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Te
     return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
 
 
-def mean_with_mirrored(given: Tensor, mirrored: Tensor) -> Tensor:
-    return (given + mirrored.flip(3)) / 2
+def enlarge(lightness: Tensor, factor: float, stride: int) -> Tensor:
+    """Enlarge images (B, 1, H, W) by a factor, or a little more, to multiples of ``stride``."""
+    size = [stride * math.ceil(factor * side / stride) for side in lightness.shape[2:]]
+    return F.interpolate(lightness, size, mode="bicubic") if size != [*lightness.shape[2:]] else lightness
 
 
-def enlarge(maps: Tensor, like: Tensor) -> Tensor:
-    """Resize maps (B, C, h, w), predicted from images that were padded, to the images' size before (B, 1, H, W)."""
-    height, width = like.shape[2:]
-    return F.interpolate(maps, scale_factor=4, mode="bilinear")[..., :height, :width]
+def resize(maps: Tensor, like: Tensor) -> Tensor:
+    """Resize maps (B, C, h, w) to the height and width of others."""
+    return F.interpolate(maps, like.shape[2:], mode="bicubic")

@@ -11,7 +11,7 @@ HEADS = 2  # of attention
 
 
 class Prediction(NamedTuple):
-    """What the network says about every pixel, at a quarter of the image's size."""
+    """What the network says about images (B, 1, H, W), at a quarter of their size."""
 
     chroma: Tensor  # (B, 2, H / 4, W / 4), the one color that is closest on average
     scores: Tensor  # (B, colors, H / 4, W / 4), the logarithms of the colors' probabilities, up to a constant
@@ -81,8 +81,7 @@ class Attention(nn.Module):
         places = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H * W, C)
         projected = self.project_in(self.norm(places)).unflatten(2, (3, HEADS, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, HEADS, H * W, C / HEADS) each
-        # on a CPU, scaled_dot_product_attention takes up to three times as long
-        attended = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1).to(value.dtype) @ value
+        attended = F.scaled_dot_product_attention(query, key, value)
         places = places + self.project_out(attended.transpose(1, 2).flatten(2))
         return places.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
