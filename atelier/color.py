@@ -183,7 +183,7 @@ def draw_examples(folder: Path) -> list[Path]:
 
 
 def large(easel: Easel) -> str:
-    """Return the HTML of the shown preview; if its model takes hints, with these, numbered as listed, and the spot."""
+    """Return the HTML of the shown preview, with the spot and the numbered hints if its model takes hints."""
     view = easel.views[easel.shown]
     colored = Image.fromarray(view.colored)
     if not view.wishes:

@@ -1,5 +1,6 @@
 """Which models there are: those that come with Pigment, those of runs, and those that were named."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -10,9 +11,9 @@ from lightning.pytorch import LightningModule
 
 from colorization.weights import PALETTE
 from resuming.checkpoints import MODELS, load_model
-from resuming.loggers import BEST, METRICS_FILE
+from resuming.loggers import BEST, METRICS_FILE, find_in_wandb
 from study.runs import class_name, located, read_config, read_history
-from system.errors import PigmentError, reason
+from system.errors import PigmentError, reason, shown
 from vae.weights import FRUIT
 
 SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
@@ -32,9 +33,10 @@ class Run(NamedTuple):
     folder: Path
     kind: str
     data: str
-    seed: int | bool | None
+    seed: int | None
     num_epochs: int  # of training; 0 for a run that only validates or tests
     best: dict[str, float]  # by heading
+    in_wandb: str | None  # see find_in_wandb
 
     @property
     def checkpoint(self) -> Path:
@@ -47,7 +49,7 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        parts = [self.kind, self.data, f"{self.num_epochs} epochs"]
+        parts = [self.kind, self.data, f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"]
         parts += [f"{heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
         return " · ".join([*parts, self.folder.name])
 
@@ -72,9 +74,10 @@ class Models:
         runs, left_out = [], dict[str, str]()
         for folder in run_folders(self.runs):
             try:
-                runs.append(read_run(folder, *versions(folder)))
+                str(folder).encode()  # the page is in UTF-8
+                runs.append(find_run(folder))
             except Exception as error:  # half-written and damaged files raise all sorts of errors
-                left_out[os.path.relpath(folder, self.runs)] = reason(error)
+                left_out[shown(os.path.relpath(folder, self.runs))] = reason(error)
         return sorted(runs, key=lambda run: run.changed, reverse=True), left_out
 
     def choices(self, family: type[LightningModule]) -> list[tuple[str, str]]:
@@ -108,26 +111,28 @@ def run_folders(root: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def versions(folder: Path) -> list[int]:
-    """Return when the files last changed that say what a run is."""
-    paths = [folder / name for name in ("config.yaml", METRICS_FILE)]
-    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+def find_run(folder: Path) -> Run:
+    """Read a run, unless the files have not changed that say what it is; a damaged one raises all sorts of errors."""
+    files = [folder / "config.yaml", folder / METRICS_FILE]
+    files += [path for logs in ("wandb/*run-*", "wandb/run-*/files/output.log") for path in folder.glob(logs)]
+    return read_run(folder, *(path.stat().st_mtime_ns if path.exists() else 0 for path in files))
 
 
 @lru_cache(maxsize=1000)
 def read_run(folder: Path, *versions: int) -> Run:
-    """Read a run; a damaged one raises all sorts of errors."""
     config, history = read_config(folder / "config.yaml"), read_history(folder / METRICS_FILE)
     root = located(config["data"]["init_args"].get("root"))
+    seed = config.get("seed_everything")
+    best = {}
+    for heading, metric in FIGURES.items():
+        if values := [value for _, value in history.get(metric, ()) if math.isfinite(value)]:
+            best[heading] = min(values) if BEST[metric][0] == "min" else max(values)
     return Run(
         folder,
         class_name(config["model"]),
         Path(root).name if root else "demo",
-        config.get("seed_everything"),
+        None if isinstance(seed, bool) else seed,
         1 + max((epoch for epoch, _ in history.get("train/loss", ())), default=-1),
-        {
-            heading: (min if BEST[metric][0] == "min" else max)(value for _, value in history[metric])
-            for heading, metric in FIGURES.items()
-            if metric in history
-        },
+        best,
+        find_in_wandb(folder),
     )

@@ -1,4 +1,4 @@
-"""The page: its tabs, how it looks, how it says an error, and the server that shows it."""
+"""The page: its tabs, how it looks, how it shows errors, and the server that shows it."""
 
 import html
 import os
@@ -34,7 +34,7 @@ UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are 
 
 
 class Page(gr.Blocks):
-    """Blocks that say an error in a line on the page, and nothing in the terminal."""
+    """Blocks that show what a PigmentError says on the page, and nothing in the terminal."""
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:

@@ -9,10 +9,10 @@ from PIL import Image
 
 CLICKS = """
 element.addEventListener('click', event => {
-    const {act, what} = event.target.closest('[data-act]')?.dataset ?? {};
+    const {act, what} = event.target.closest('a, [data-act]')?.dataset ?? {};
     if (act) trigger('click', {act, what});
 });
-"""  # for a gr.HTML; a click on what has a data-act brings this and its data-what
+"""  # for a gr.HTML: a click on an element with data-act sends that and its data-what
 
 # for a gr.HTML of a :func:`pad`, by mouse, finger, or arrow keys; its event input has x and y, shares across and down
 POINT = """
@@ -85,7 +85,7 @@ def strip(tiles: Iterable[str], style: str = "") -> str:
 
 
 def tile(image: Image.Image, caption: str, number: int | None = None, is_current: bool = False) -> str:
-    """Return the HTML of a picture and a caption of some lines; with a number, it is a button that brings that."""
+    """Return the HTML of a picture and a caption of some lines; with a number, it is a button that sends it."""
     title, *more = map(escape, filter(None, caption.split("\n")))
     inside = f"{img(image, '', 'JPEG')}<b>{title}</b><small>{'<br>'.join(more)}</small>"
     if number is None:

@@ -8,16 +8,17 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from atelier.models import FIGURES, Models, Run
+from atelier.events import AT_ONCE, EACH
+from atelier.models import FIGURES, Models, Run, find_run
 from atelier.pictures import CLICKS, img
-from resuming.loggers import address_in_wandb, is_offline, sync_command
+from resuming.loggers import sync_command
 from system.errors import reason
 
 NO_RUNS = (
     "<b>No runs yet.</b> <code>python train.py fit --config configs/vae.yaml</code> makes one; it appears here after "
     "its first epoch."
 )
-HOW_TO = "Click a heading to sort by it, and a row to see that run next to the one before."
+HOW_TO = "Click a heading to sort by it, and a row to see that run beside the one you chose before."
 Row = dict[str, Any]  # by heading
 Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
 
@@ -28,38 +29,42 @@ def runs_tab(models: Models) -> None:
         table = gr.HTML(js_on_load=CLICKS)
         sides = gr.HTML()
 
-    def find(order: Order, chosen: list[str]) -> tuple[Any, ...]:
+    def find(order: Order, chosen: list[str]) -> tuple[Order, list[str], str]:
         found, left_out = models.find_runs()
         runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
         chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
         notes = [f"<code>{escape(folder)}</code> is left out: {escape(why)}" for folder, why in left_out.items()]
         notes.append(HOW_TO if runs else NO_RUNS)
-        shown = table_of([row(name, run) for name, run in runs.items()], order, chosen) if runs else ""
-        both = "".join(side(name, runs[name].folder) for name in chosen)
-        return order, chosen, f"<p>{'<br>'.join(notes)}</p>{shown}", f"<div class='sides'>{both}</div>"
+        rows = [describe(name, run) for name, run in runs.items()]
+        return order, chosen, f"<p>{'<br>'.join(notes)}</p>{table_of(rows, order, chosen) if rows else ''}"
+
+    def show(order: Order, chosen: list[str]) -> tuple[Any, ...]:
+        answer = find(order, chosen)
+        both = (side(name, find_run(models.runs / name)) for name in answer[1])
+        return *answer, f"<div class='sides'>{''.join(both)}</div>"
 
     def act(order: Order, chosen: list[str], event: gr.EventData) -> tuple[Any, ...]:
         if event.act == "sort":
-            return *find((event.what, order == (event.what, False)), chosen)[:3], gr.skip()
-        answer = find(order, [event.what, *chosen])
+            return *find((event.what, order == (event.what, False)), chosen), gr.skip()
+        answer = show(order, [event.what, *chosen])
         if event.what not in answer[1]:
             gr.Warning(f"The run {escape(event.what)} is no longer there.")
         return answer
 
-    tab.select(find, [order, chosen], [order, chosen, table, sides])
-    table.click(act, [order, chosen], [order, chosen, table, sides])
+    tab.select(show, [order, chosen], [order, chosen, table, sides], **AT_ONCE)
+    table.click(act, [order, chosen], [order, chosen, table, sides], **EACH)
 
 
-def row(name: str, run: Run) -> Row:
-    """Return what the table says of a run; what one looks for comes first, as a phone shows no more."""
+def describe(name: str, run: Run) -> Row:
+    """Return a run's row of the table. What people look for comes first: a phone shows only a few columns."""
     return {
         "Model": run.kind,
-        **{heading: float(f"{run.best[heading]:.4g}") if heading in run.best else None for heading in FIGURES},
+        **{heading: run.best.get(heading) for heading in FIGURES},
         "Epochs": run.num_epochs,
         "Seed": run.seed,
         "Data": run.data,
         "When": datetime.fromtimestamp(run.changed).isoformat(" ", "minutes"),
-        "W&B": "offline" if is_offline(run.folder) else address_in_wandb(run.folder),
+        "W&B": run.in_wandb,
         "Run": name,
     }
 
@@ -67,38 +72,43 @@ def row(name: str, run: Run) -> Row:
 def table_of(rows: list[Row], order: Order, chosen: list[str]) -> str:
     """Return the HTML of a table that is sorted by a click on a heading; empty cells come last."""
     by, downward = order
-    full = sorted((row for row in rows if row[by] is not None), key=lambda row: row[by], reverse=downward)
+    known = sorted((row for row in rows if row[by] is not None), key=lambda row: row[by], reverse=downward)
     lines = ["<div class='runs'><table><thead><tr>"]
-    for heading in map(escape, rows[0]):
-        sorting = ("descending" if downward else "ascending") if heading == escape(by) else "none"
-        button = f"<button data-act='sort' data-what='{heading}'>{heading}</button>"
+    for heading in rows[0]:
+        sorting = ("descending" if downward else "ascending") if heading == by else "none"
+        button = f"<button data-act='sort' data-what='{escape(heading)}'>{escape(heading)}</button>"
         lines.append(f"<th aria-sort='{sorting}'>{button}</th>")
     lines.append("</tr></thead><tbody>")
-    for row in [*full, *(row for row in rows if row[by] is None)]:
-        first, *others = map(cell, row.values())
+    for row in [*known, *(row for row in rows if row[by] is None)]:
+        first, *others = (cell(value, heading) for heading, value in row.items())
         name = row["Run"]
         lines.append(f"<tr data-act='show' data-what='{escape(name)}' aria-current='{str(name in chosen).lower()}'>")
         lines += [f"<td><button>{first}</button></td>", *(f"<td>{other}</td>" for other in others), "</tr>"]
     return "".join([*lines, "</tbody></table></div>"])
 
 
-def cell(value: Any) -> str:
-    if str(value).startswith("http"):
+def cell(value: Any, heading: str) -> str:
+    if value is None:
+        return ""
+    if heading == "W&B" and "://" in value:
         return f"<a href='{escape(value)}' target='_blank'>W&amp;B</a>"
-    return "" if value is None else escape(f"{value:g}" if isinstance(value, float) else str(value))
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def side(name: str, folder: Path) -> str:
+def side(name: str, run: Run) -> str:
     """Return the HTML of a run: where it is in W&B, its film strips, curves, latest map, and config."""
-    if is_offline(folder):
-        about = f"Logged offline. To upload it to Weights &amp; Biases: <code>{escape(sync_command(folder))}</code>"
-    elif address := address_in_wandb(folder):
-        about = f"In Weights &amp; Biases: <a href='{escape(address)}' target='_blank'>{escape(address)}</a>"
-    else:
+    if run.in_wandb is None:
         about = "Not logged in Weights &amp; Biases."
-    config = escape((folder / "config.yaml").read_text())
+    elif run.in_wandb == "offline":
+        about = f"Logged offline. To upload it to Weights &amp; Biases: <code>{escape(sync_command(run.folder))}</code>"
+    elif run.in_wandb == "online":
+        about = "Logged in Weights &amp; Biases; the run says its address when it ends."
+    else:
+        address = escape(run.in_wandb)
+        about = f"In Weights &amp; Biases: <a href='{address}' target='_blank'>{address}</a>"
+    config = escape((run.folder / "config.yaml").read_text())
     return (
-        f"<section><h3>{escape(name)}</h3><p>{about}</p><div>{pictures_of(folder)}</div>"
+        f"<section><h3>{escape(name)}</h3><p>{about}</p><div>{pictures_of(run.folder)}</div>"
         f"<details><summary>config.yaml</summary><pre>{config}</pre></details></section>"
     )
 

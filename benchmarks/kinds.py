@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,13 +56,12 @@ def main(args: Sequence[str] | None = None) -> int:
     with Command() as command:
         options = parser.parse_args(args)
         keep_freed_memory()
-        for compared, distance in measure(options.root, options.ckpt or [FRUIT]):
-            print(f"{distance:8.2f}  {compared}")
+        measure(options.root, options.ckpt or [FRUIT])
     return command.status
 
 
-def measure(root: str, checkpoints: Sequence[Path]) -> Iterator[tuple[str, float]]:
-    """Train a classifier, and yield what is compared with the test images and its Fréchet distance, 0 if alike."""
+def measure(root: str, checkpoints: Sequence[Path]) -> None:
+    """Train a classifier, and print Fréchet distances to the test images by its features."""
     vaes = {shown(path): load_model(path, VAE)[0].eval() for path in checkpoints}
     size, *others = sorted({vae.image_size for vae in vaes.values()})
     if others:
@@ -71,11 +70,12 @@ def measure(root: str, checkpoints: Sequence[Path]) -> Iterator[tuple[str, float
     training, test = data.images("train"), data.images("val")
     kinds, test_kinds = kinds_of(training), kinds_of(test)
     names = sorted(set(kinds))
-    if len(names) < 2 or names != sorted(set(test_kinds)) or len(test) < 4:  # two in each half have a covariance
+    if len(names) < 2 or names != sorted(set(test_kinds)) or len(test) < 4:  # each half needs two for a covariance
         raise PigmentError(
             f"'{data.folder}' must have two or more kinds, the same in Training/KIND and Test/KIND, and 4 test images. "
             f"Kinds to train on: {len(names)}; to test on: {len(set(test_kinds))}, in {len(test)} images."
         )
+    # first, as a VAE without a mixture is refused
     codes = {name: vae.draw(len(test), seed=0, sampler="mixture") for name, vae in vaes.items()}
     labels, test_labels = (torch.tensor([names.index(kind) for kind in part]) for part in (kinds, test_kinds))
     device = next(iter(vaes.values())).device
@@ -87,15 +87,19 @@ def measure(root: str, checkpoints: Sequence[Path]) -> Iterator[tuple[str, float
     with torch.no_grad():
         real = features(in_batches(test, device, "Test images"))
         accuracy = (classifier.logits(real).argmax(dim=1).cpu() == test_labels).float().mean()
-        print(f"The classifier knows {accuracy:.1%} of {len(test):,} test images.")
+        print(f"The classifier names the kind of {accuracy:.1%} of {len(test):,} test images.")
         print("Fréchet distance to the test images by its features:")
-        # each half has as many of every kind; random halves differ in that more than in all else
-        yield "every other one of them, to the rest", frechet_distance(real[::2], real[1::2])
+        # every other image, so that both halves have as many of each kind: in random ones these numbers differ most
+        say("every other test image, to the rest", frechet_distance(real[::2], real[1::2]))
         for name, vae in vaes.items():
             reconstructions = map(vae.reconstruct, in_batches(test, device, "Reconstructing"))
-            yield f"{name}, reconstructions", frechet_distance(features(reconstructions), real)
+            say(f"{name}, reconstructions", frechet_distance(features(reconstructions), real))
             samples = (vae.decode(part.to(device)) for part in codes[name].split(BATCH))
-            yield f"{name}, samples of the mixture", frechet_distance(features(samples), real)
+            say(f"{name}, samples of the mixture", frechet_distance(features(samples), real))
+
+
+def say(compared: str, distance: float) -> None:
+    print(f"{distance:8.2f}  {compared}")
 
 
 def kinds_of(images: Images) -> list[str]:

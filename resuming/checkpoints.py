@@ -4,7 +4,7 @@ import inspect
 import json
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,8 +71,8 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
         PigmentError: if it is missing, damaged, or not a checkpoint.
     """
     if Path(path).is_dir():
-        there = ", ".join(sorted(map(str, [*Path(path).glob("*.ckpt"), *Path(path).glob("checkpoints/*.ckpt")])))
-        raise PigmentError(f"'{path}' is a folder, not a checkpoint. Checkpoints in it: {there or 'none'}")
+        there = [*Path(path).glob("*.ckpt"), *Path(path).glob("checkpoints/*.ckpt")]
+        raise PigmentError(f"'{path}' is a folder, not a checkpoint. Checkpoints in it: {listed(there)}")
     try:
         if is_safetensors(path):
             checkpoint = _read_safetensors(path)
@@ -86,12 +86,15 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
         is_whole = False
     if not is_whole:
         folder = Path(path).parent
-        others = sorted(str(other) for other in folder.glob("*.ckpt") if other != Path(path))
-        there = ", ".join(others) or "none"
+        others = listed(other for other in folder.glob("*.ckpt") if other != Path(path))
         raise PigmentError(
-            f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {there}"
+            f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {others}"
         )
     return checkpoint
+
+
+def listed(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(map(str, paths))) or "none"
 
 
 def is_safetensors(path: str | Path) -> bool:

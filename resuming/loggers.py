@@ -199,17 +199,17 @@ def sync_command(folder: Path) -> str:
     return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*"
 
 
-def is_offline(folder: Path) -> bool:
-    """Return whether some of what a run logged may have to be uploaded yet."""
-    return any(folder.glob("wandb/offline-run-*"))
+def find_in_wandb(folder: Path) -> str | None:
+    """Return where W&B has a run: at an address, which the run says at its end, or "online" until then.
 
-
-def address_in_wandb(folder: Path) -> str | None:
-    """Return where W&B has a run, as it said at the run's end; None if it never did."""
-    for log in sorted(folder.glob("wandb/run-*/files/output.log"), reverse=True):
-        if found := re.search(r"https?://\S+/runs/\S+", log.read_text(errors="replace")):
-            return found[0]
-    return None
+    It is "offline" if some of what was logged has not been uploaded yet, and None if nothing was logged there.
+    """
+    offline = folder.glob("wandb/offline-run-*")
+    if any(not any(log.glob("*.wandb.synced")) for log in offline):
+        return "offline"
+    logs = [log.read_text(errors="replace") for log in sorted(folder.glob("wandb/run-*/files/output.log"))]
+    said = re.findall(r"^W&B +(https?://\S+)$", "\n".join(logs), re.MULTILINE)
+    return said[-1] if said else "online" if any(folder.glob("wandb/run-*")) else None
 
 
 def number(text: str) -> float | str:

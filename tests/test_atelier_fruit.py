@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def runs(atelier: Atelier, vae_run: PigmentCLI) -> Path:
     (folder / "shorter" / "wandb" / "offline-run-1").mkdir(parents=True)
     log = folder / "whole" / "wandb" / "run-1" / "files" / "output.log"
     log.parent.mkdir(parents=True)
-    log.write_text(f"Epoch 0\nView run at {ADDRESS}\n")
+    log.write_text(f"Epoch 0\nW&B       {ADDRESS}\n")
     (folder / "tested").mkdir()
     shutil.copy(vae_run.run_folder / "config.yaml", folder / "tested")
     (folder / "tested" / "metrics.csv").write_text("epoch,step,test/psnr\n0,3,20\n")
@@ -237,6 +238,21 @@ def test_a_checkpoint_that_is_being_written_or_was_deleted_gets_a_line(fruit: An
     checkpoint.write_bytes(whole)
     press(fruit, "seed 3")
     wait_for_line(fruit, "walk 3 ")
+
+
+def test_the_table_of_runs_takes_any_name_and_has_empty_cells_last() -> None:
+    table_of = pytest.importorskip("atelier.runs", reason="needs Gradio").table_of
+    name = "<b>'\"&"
+    rows = [
+        {"Model": "VAE", "val/loss": loss, "Data": "http://x", "W&B": address, "Run": run}
+        for loss, address, run in ((2.0, "offline", "two"), (None, ADDRESS, name), (1.0, None, "one"))
+    ]
+    for downward, order in ((False, ["one", "two", escape(name)]), (True, ["two", "one", escape(name)])):
+        said = table_of(rows, ("val/loss", downward), [name])
+        assert re.findall("data-act='show' data-what='(.*?)'", said) == order
+        assert re.findall("aria-current='true'", said) == ["aria-current='true'"]
+        assert name not in said
+        assert re.findall("href='(.*?)'", said) == [ADDRESS]
 
 
 def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, runs: Path) -> None:

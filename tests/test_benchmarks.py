@@ -199,7 +199,7 @@ def test_a_classifier_of_kinds_tells_fruit_from_noise(
     monkeypatch.setattr(kinds, "BATCH", 8)
     assert kinds.main([f"--root={tmp_path}", f"--ckpt={FRUIT}", f"--ckpt={tmp_path / 'noise.ckpt'}"]) == 0
     learned, _, *rows = capsys.readouterr().out.splitlines()
-    assert learned == "The classifier knows 100.0% of 8 test images."
+    assert learned == "The classifier names the kind of 100.0% of 8 test images."
     half, *drawn = (float(row.split()[0]) for row in rows)
     reconstructions, samples, noisy_reconstructions, noisy_samples = drawn
     assert half < samples < noisy_samples
@@ -210,6 +210,8 @@ def test_a_distance_is_that_of_means_and_covariances() -> None:
     features = torch.rand(50, kinds.NUM_FEATURES)
     assert kinds.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
     assert kinds.frechet_distance(features + 1, features) == pytest.approx(kinds.NUM_FEATURES, rel=1e-4)
+    centered = features - features.mean(dim=0)
+    assert kinds.frechet_distance(2 * centered, centered) == pytest.approx(float(features.var(dim=0).sum()), rel=1e-3)
 
 
 @pytest.mark.parametrize(
