@@ -62,8 +62,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
                 palette = gr.HTML(js_on_load=CLICKS)
-                picker = gr.ColorPicker("#2a5caa", label="Or a color of your own")
-                put = gr.Button("Put it where the ring is", size="sm")
+                put = gr.Button("Put your own color where the ring is", size="sm")
+                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last, as opening it moves what is below
             command = gr.Textbox(
                 label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
             )

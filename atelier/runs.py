@@ -19,6 +19,7 @@ NO_RUNS = (
     "its first epoch."
 )
 HOW_TO = "Click a heading to sort by it, and a row to see that run beside the one you chose before."
+LARGEST_FIRST = ("PSNR", "Epochs", "When")  # at the first click, so that the best comes first
 Row = dict[str, Any]  # by heading
 Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
 
@@ -45,7 +46,9 @@ def runs_tab(models: Models) -> None:
 
     def act(order: Order, chosen: list[str], event: gr.EventData) -> tuple[Any, ...]:
         if event.act == "sort":
-            return *find((event.what, order == (event.what, False)), chosen), gr.skip()
+            by, downward = order
+            downward = not downward if by == event.what else event.what in LARGEST_FIRST
+            return *find((event.what, downward), chosen), gr.skip()
         answer = show(order, [event.what, *chosen])
         if event.what not in answer[1]:
             gr.Warning(f"The run {escape(event.what)} is no longer there.")
@@ -96,7 +99,7 @@ def cell(value: Any, heading: str) -> str:
 
 
 def side(name: str, run: Run) -> str:
-    """Return the HTML of a run: where it is in W&B, its film strips, curves, latest map, and config."""
+    """Return the HTML of a run: its kind, where it is in W&B, its film strips, curves, latest map, and config."""
     if run.in_wandb is None:
         about = "Not logged in Weights &amp; Biases."
     elif run.in_wandb == "offline":
@@ -108,7 +111,7 @@ def side(name: str, run: Run) -> str:
         about = f"In Weights &amp; Biases: <a href='{address}' target='_blank'>{address}</a>"
     config = escape((run.folder / "config.yaml").read_text())
     return (
-        f"<section><h3>{escape(name)}</h3><p>{about}</p><div>{pictures_of(run.folder)}</div>"
+        f"<section><h3>{escape(name)}</h3><p>{escape(run.kind)}. {about}</p><div>{pictures_of(run.folder)}</div>"
         f"<details><summary>config.yaml</summary><pre>{config}</pre></details></section>"
     )
 

@@ -273,6 +273,9 @@ def test_runs_are_a_table_to_sort_and_two_are_looked_at_side_by_side(page: Any, 
         page.locator(f"th[aria-sort={direction}]", has_text="val/loss").wait_for()
         assert rows(page)[0]["Run"] == first
 
+    press(page, "PSNR")  # the best first
+    page.locator("th[aria-sort=descending]", has_text="PSNR").wait_for()
+
     films = page.get_by_role("img", name="reconstructions")
     for clicked, beside in (("shorter", "whole"), ("whole", "shorter"), ("whole", "shorter")):
         page.get_by_role("cell", name=clicked, exact=True).click()
