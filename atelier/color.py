@@ -56,12 +56,12 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
                 )
-            status = gr.Markdown()
+            status = gr.Markdown("A first picture is being colored.")
             compared = gr.HTML(js_on_load=CLICKS)
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
-                palette = gr.HTML(js_on_load=CLICKS)
+                palette = gr.HTML(js_on_load=CLICKS, min_height=190)  # so that little moves when it is filled
                 put = gr.Button("Put your own color where the ring is", size="sm")
                 picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last, as opening it moves what is below
             command = gr.Textbox(
