@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import ResumableCSVLogger
 from resuming import loggers
-from resuming.loggers import as_event, sync_command
+from resuming.loggers import as_event, find_in_wandb, sync_command
 from resuming.loggers import read_wandb as read_wandb_log
 from tests.test_resuming import assert_logged_once, at, metrics, only, run
 from tests.wandb_server import WandbServer
@@ -23,6 +23,20 @@ pytestmark = pytest.mark.usefixtures("wandb_offline")
 
 def test_the_line_that_uploads_a_run_can_be_pasted_whatever_its_folders_name() -> None:
     assert sync_command(Path("runs/my best run")) == "wandb sync 'runs/my best run'/wandb/offline-run-*"
+
+
+def test_where_wandb_has_a_run_is_what_the_run_said_last_unless_some_of_it_is_only_here(tmp_path: Path) -> None:
+    assert find_in_wandb(tmp_path) is None
+    log = tmp_path / "wandb" / "run-1" / "files" / "output.log"
+    log.parent.mkdir(parents=True)
+    assert find_in_wandb(tmp_path) == "online"
+    log.write_text("Fetching https://x.org/runs/data.zip\nW&B       https://wandb.ai/me/runs/1\n")
+    assert find_in_wandb(tmp_path) == "https://wandb.ai/me/runs/1"
+    offline = tmp_path / "wandb" / "offline-run-2"
+    offline.mkdir()
+    assert find_in_wandb(tmp_path) == "offline"
+    (offline / "run-2.wandb.synced").touch()
+    assert find_in_wandb(tmp_path) == "https://wandb.ai/me/runs/1"
 
 
 def test_a_new_name_makes_a_new_column_and_keeps_the_rows(tmp_path: Path) -> None:
