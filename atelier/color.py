@@ -12,11 +12,11 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from atelier.easel import Easel, read_picture, small
 from atelier.events import AT_ONCE, EACH, LONG, there
 from atelier.models import Models
-from atelier.pictures import CLICKS, POINT, at, frame, pad, strip, tile
+from atelier.pictures import SCRIPT, at, frame, pad, strip, tile
 from colorization import Colorizer, PaletteColorizer
+from colorization.easel import Easel, read_picture, small
 from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
@@ -26,6 +26,7 @@ from system.errors import PigmentError, shown
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
+MEASURES = "CIEDE2000 says how different the colors look from the original's: 0 is no difference."
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
@@ -47,21 +48,21 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 tile(small(read_picture(path).pixels), path.stem, number) for number, path in enumerate(examples)
             ]
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
-            example = gr.HTML(strip(thumbnails, "--least: 76px; --aspect: 1"), js_on_load=CLICKS)
+            example = gr.HTML(strip(thumbnails, "--least: 76px; --aspect: 1"), js_on_load=SCRIPT)
             chosen = gr.Dropdown(offered, value=[offered[0][1]], multiselect=True, label="Models to compare")
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=5, min_width=320, elem_id="stage"):
             with gr.Tab("Touch up"):
-                picture = gr.HTML(js_on_load=POINT)
+                picture = gr.HTML(js_on_load=SCRIPT)
             with gr.Tab("Before and after"):
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
                 )
             status = gr.Markdown("A first picture is being colored.")
-            compared = gr.HTML(js_on_load=CLICKS)
+            compared = gr.HTML(js_on_load=SCRIPT, elem_id="compared")
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
-                palette = gr.HTML(js_on_load=CLICKS, min_height=190)  # so that little moves when it is filled
+                palette = gr.HTML(js_on_load=SCRIPT, min_height=190)  # so that little moves when it is filled
                 put = gr.Button("Put your own color where the ring is", size="sm")
                 picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last, as opening it moves what is below
             command = gr.Textbox(
@@ -201,8 +202,10 @@ def side_by_side(easel: Easel) -> str:
         tile(small(view.colored), "\n".join([view.name, view.figures, view.details]), number, path == easel.shown)
         for number, (path, view) in enumerate(easel.views.items())
     ]
-    original = [tile(small(easel.original), "Original")] if easel.in_color else []
-    return strip([tile(small(easel.gray), "Lightness"), *views, *original])
+    lightness = tile(small(easel.gray), "Lightness")
+    if not easel.in_color:
+        return strip([lightness, *views])
+    return strip([lightness, *views, tile(small(easel.original), "Original")]) + f"<p class='note'>{MEASURES}</p>"
 
 
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
@@ -11,25 +12,30 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from atelier.chart import Found, charted_data, draw_chart
 from atelier.events import AT_ONCE, EACH, there
 from atelier.models import SHIPPED, Models
-from atelier.pictures import CLICKS, POINT, img, pad, saveable, strip, tile
-from datamodules.folder import in_batches
+from atelier.pictures import SCRIPT, img, pad, saveable, strip, tile
+from datamodules.folder import FolderDataModule, evenly_spaced, in_batches
 from images.drawing import COLUMNS, grid
+from modes import evaluating
+from resuming.checkpoints import read_checkpoint, training_data
 from system.errors import PigmentError
 from vae import VAE
+from vae.chart import Chart, Found
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
 
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
+NUM_CHARTED = 300  # fruits on the map, at most
+BATCH = 64  # images encoded at a time
 TO_WALK = "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square."
 ON_THE_WAY = {  # by the number of fruits
     2: "Point at a place, or drag: from left to right, one fruit becomes the other.",
     3: "Point at a place, or drag: two fruits are the upper corners, the third is the lower edge.",
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
+SAMPLERS = "The mixture and the Gaussian follow the training images' codes; the prior is what all VAEs share."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
 
 
@@ -39,13 +45,13 @@ def fruit_tabs(models: Models) -> None:
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
             with gr.Tab("Map"):
-                chart = gr.HTML(js_on_load=POINT)
+                chart = gr.HTML(js_on_load=SCRIPT)
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
                 with gr.Row():
                     seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=10**9, min_width=100)
-                    sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", min_width=140)
-                new = gr.HTML(js_on_load=CLICKS)
+                    sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", info=SAMPLERS, min_width=140)
+                new = gr.HTML(js_on_load=SCRIPT)
                 others = gr.Button(f"{NUM_NEW} others")
                 with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
             with gr.Tab("Your picture"):
@@ -54,7 +60,7 @@ def fruit_tabs(models: Models) -> None:
         with gr.Column(scale=4, min_width=300):
             picture = gr.HTML()
             keep = gr.Button("Keep for a walk", variant="primary")
-            corners = gr.HTML(js_on_load=CLICKS)
+            corners = gr.HTML(js_on_load=SCRIPT)
         with gr.Column(scale=3, min_width=300):
             sliders = [
                 gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", buttons=[])
@@ -66,7 +72,7 @@ def fruit_tabs(models: Models) -> None:
         about_walk = gr.Markdown(TO_WALK)
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
-                way = gr.HTML(js_on_load=POINT)
+                way = gr.HTML(js_on_load=SCRIPT)
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
                 way_line = command_line("walk-command", visible=False)
@@ -81,8 +87,8 @@ def fruit_tabs(models: Models) -> None:
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
-            samplers, (charted, drawn, note) = get_args(Sampler), draw_chart(path, vae)
-            picture = pad(drawn, "Map of fruits: point at one, or between them")
+            samplers, (charted, note) = get_args(Sampler), draw_chart(path, vae)
+            picture = pad(charted.picture, "Map of fruits: point at one, or between them")
             has_images = isinstance(charted.fruits[0].fruit.source, Path)
         else:
             samplers, picture, note, has_images = ("prior",), "", NO_CODES, False
@@ -104,7 +110,7 @@ def fruit_tabs(models: Models) -> None:
         captions = [f"seed {seed}" for seed in seeds]
         yield fruits_to_choose(images, captions)
         if with_nearest:
-            training = charted_data(path, vae).images("train")
+            training = own_data(path, vae).images("train")
             indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
             pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
             yield fruits_to_choose(pairs, captions)
@@ -120,7 +126,7 @@ def fruit_tabs(models: Models) -> None:
         return found, *moves, *show(path, found, *moves)
 
     def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
-        chart, *_ = draw_chart(path, models.load(path, VAE))
+        chart, _ = draw_chart(path, models.load(path, VAE))
         return begin_with(path, *chart.at(place.x, place.y))
 
     def choose_new(path: str, seed: int | None, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
@@ -171,7 +177,8 @@ def fruit_tabs(models: Models) -> None:
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    opened = path.change(open_model, path, [chart, about_chart, sampler, with_nearest, found, kept, *sliders])
+    model = [chart, about_chart, sampler, with_nearest, found, kept, *sliders]
+    opened = path.change(open_model, path, model, show_progress_on=chart)
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
     opened.success(lay_out, [path, kept], walk)
@@ -186,6 +193,41 @@ def fruit_tabs(models: Models) -> None:
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
     corners.click(let_go, kept, kept).success(lay_out, [path, kept], walk)
     way.input(point_at_way, [path, kept], [passed, way_line], **EACH)
+
+
+@lru_cache(maxsize=4)
+def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
+    """Map training images, or new fruits if there are none here, and say what the map shows."""
+    try:
+        data = own_data(path, vae)
+    except PigmentError:
+        note = "New fruits, because there are no training images here to show."
+        fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
+        codes = torch.stack([fruit.code(vae) for fruit in fruits])
+        images = decode(codes, vae)
+    else:
+        note = "Training images, where their codes lie."
+        training, paths = data.images("train"), data.store.paths()
+        indices = evenly_spaced(training, NUM_CHARTED)
+        fruits = [Fruit(data.folder / paths[row]) for row in training.rows[indices]]
+        images = training.__getitems__(indices.tolist()) / 255
+        with evaluating(vae):
+            codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
+    chart = Chart.draw(list(map(Found, fruits, codes)), images, vae)
+    return chart, f"{note} Point anywhere. Direction 1 runs from left to right, direction 2 down."
+
+
+def own_data(path: str, vae: VAE) -> FolderDataModule:
+    """Find what a checkpoint was trained on.
+
+    Raises:
+        PigmentError: if that is not on this machine.
+    """
+    checkpoint = read_checkpoint(path, verify=False)
+    root = checkpoint.get("datamodule_hyper_parameters", {}).get("root") or ""
+    if root.startswith("kaggle:"):
+        raise PigmentError(f"{root} would have to be fetched")
+    return training_data(checkpoint, vae.image_size)
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:

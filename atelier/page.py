@@ -20,14 +20,7 @@ from system.hardware import within_memory
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
 THEME = gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE)
-PASTE = """() => document.addEventListener("paste", event => {
-    const inputs = [...document.querySelectorAll("input[type=file]")];
-    const input = inputs.find(one => one.closest(".block")?.offsetParent);
-    if (input && event.clipboardData.files.length) {
-        input.files = event.clipboardData.files;
-        input.dispatchEvent(new Event("change"));
-    }
-})"""  # a pasted file goes where one would be dropped
+HERE = Path(__file__).parent
 VISITORS = 100  # whose pictures are kept at a time: some 10 MB each, more if they compare several models
 LARGEST = "500mb"  # of an upload
 UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are older than a day are deleted
@@ -83,8 +76,8 @@ def open_page(models: Models, host: str = "127.0.0.1", port: int | None = None, 
                 run_history=False,  # which would keep all pictures in the browser, and slow every answer down
                 state_session_capacity=VISITORS,
                 theme=THEME,
-                css_paths=[Path(__file__).with_name("page.css")],
-                js=PASTE,
+                css_paths=[HERE / "page.css"],
+                js=(HERE / "page.js").read_text(),
             )
         except OSError as error:
             where = f"{host}:{port}" if port else host

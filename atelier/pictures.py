@@ -4,58 +4,11 @@ import base64
 from collections.abc import Iterable
 from html import escape
 from io import BytesIO
+from pathlib import Path
 
 from PIL import Image
 
-CLICKS = """
-element.addEventListener('click', event => {
-    const {act, what} = event.target.closest('a, [data-act]')?.dataset ?? {};
-    if (act) trigger('click', {act, what});
-});
-"""  # for a gr.HTML: a click on an element with data-act sends that and its data-what
-
-# for a gr.HTML of a :func:`pad`, by mouse, finger, or arrow keys; its event input has x and y, shares across and down
-POINT = """
-let place, goal, waiting;
-const pad = () => element.querySelector('[role=slider]');
-const frame = () => element.querySelector('.pad .frame');
-const ring = () => element.querySelector('i').style;
-function go(x, y) {
-    place = goal = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
-    const percent = {x: Math.round(100 * place.x), y: Math.round(100 * place.y)};
-    ring().cssText = `left: ${100 * place.x}%; top: ${100 * place.y}%`;
-    pad().setAttribute('aria-valuenow', percent.x);
-    pad().setAttribute('aria-valuetext', `${percent.x} % across, ${percent.y} % down`);
-    waiting ??= setTimeout(send, 80);  // not for each pixel of a drag
-}
-function send() {
-    clearTimeout(waiting);
-    if (waiting) trigger('input', goal);
-    waiting = undefined;
-}
-function follow(event) {
-    const box = frame().getBoundingClientRect();
-    go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-}
-watch('value', () => {
-    if (pad()) place = {x: parseFloat(ring().left || 50) / 100, y: parseFloat(ring().top || 50) / 100};
-});
-element.addEventListener('pointerdown', event => {
-    if (!frame()?.contains(event.target)) return;
-    event.preventDefault();
-    pad().focus({preventScroll: true});
-    element.setPointerCapture(event.pointerId);
-    follow(event);
-});
-element.addEventListener('pointermove', event => { if (element.hasPointerCapture(event.pointerId)) follow(event); });
-for (const end of ['pointerup', 'keyup']) element.addEventListener(end, send);  // long before what is pressed next
-element.addEventListener('keydown', event => {
-    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-    if (!step || event.target !== pad()) return;
-    event.preventDefault();
-    go(place.x + step[0] / 50, place.y + step[1] / 50);
-});
-"""
+SCRIPT = Path(__file__).with_name("pictures.js").read_text()  # for a gr.HTML that holds some of them
 
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:

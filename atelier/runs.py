@@ -9,9 +9,10 @@ import gradio as gr
 from PIL import Image
 
 from atelier.events import AT_ONCE, EACH
-from atelier.models import FIGURES, Models, Run, find_run
-from atelier.pictures import CLICKS, img
+from atelier.models import Models
+from atelier.pictures import SCRIPT, img
 from resuming.loggers import sync_command
+from study.overview import FIGURES, Run, find_run, find_runs
 from system.errors import reason
 
 NO_RUNS = (
@@ -27,11 +28,11 @@ Order = tuple[str, bool]  # the heading to sort by, and whether the largest come
 def runs_tab(models: Models) -> None:
     order, chosen = gr.State(("When", True)), gr.State([])  # the latter's names, the last click first
     with gr.Tab("Runs") as tab:
-        table = gr.HTML(js_on_load=CLICKS)
+        table = gr.HTML(js_on_load=SCRIPT)
         sides = gr.HTML()
 
     def find(order: Order, chosen: list[str]) -> tuple[Order, list[str], str]:
-        found, left_out = models.find_runs()
+        found, left_out = find_runs(models.runs)
         runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
         chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
         notes = [f"<code>{escape(folder)}</code> is left out: {escape(why)}" for folder, why in left_out.items()]

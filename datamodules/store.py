@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.cache import build_once, cache_folder
-from images.colorfulness import colorfulness
+from images.colorfulness import COLORLESS, colorfulness
 from images.files import PASSED_OVER, SUFFIXES, find_images, open_file, suffix
 from images.reading import read_square
 from system.errors import PigmentError, reason, shown
@@ -31,7 +31,6 @@ from system.signals import deferred
 
 PIXELS_FILE, MANIFEST_FILE, INDEX_FILE = "pixels.uint8", "manifest.csv", "index.json"
 FORMAT = 5  # increased when stores built by older code no longer fit
-COLORLESS = 5.0  # colorfulness below which an image is nearly colorless: gray, or gray with the tint of old paper
 CHUNK = 32  # files given to a process at a time
 ENOUGH_TO_FORK, ENOUGH_TO_SPAWN = 256, 4096  # files; fewer would be done before other processes are ready
 NOTES = ("profile", "page", "damage")  # what may be noted when an image is read, see images.writing.Notes

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+COLORLESS = 5.0  # below which an image is nearly colorless: gray, or gray with the tint of old paper
+
 
 def colorfulness(images: Tensor) -> Tensor:
     """Measure how colorful images look: 0 if gray, about 15 if slightly, 59 if quite, 109 if extremely colorful.

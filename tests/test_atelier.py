@@ -83,7 +83,7 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
     page.get_by_label("number input for Vividness").fill("0.8")
     arguments = command_for(page, "--vividness 0.8")
     page.locator(".strip").nth(1).get_by_text("CIEDE2000").wait_for()
-    ours = save(page, Path("ours", "deep.tif"))
+    ours = save(page, Path("ours", "deep in color.tif"))
     assert colorize(arguments) == 0
     assert ours.read_bytes() == Path("colorized", "deep.tif").read_bytes()
     assert colorize([*arguments[:-2], "--out=without"]) == 0
@@ -109,6 +109,22 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     press(page, "move hint 1")  # which replaces it
     page.get_by_role("button", name="remove hint 2").wait_for(state="detached")
     assert command_for(page, "--hint '0.9").count("--hint") == 1
+
+
+def test_on_a_phone_a_hint_is_chosen_with_the_picture_in_sight(page: Any) -> None:
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.get_by_role("button", name="coffee").click()
+    command_for(page, "coffee.png")
+    picture, swatch, others = (
+        found.bounding_box()
+        for found in (
+            page.get_by_role("slider", name="Point where"),
+            page.get_by_role("button", name=re.compile("likely")).last,
+            page.get_by_text("Lightness", exact=True),
+        )
+    )
+    assert picture["y"] < swatch["y"] < picture["y"] + 800
+    assert others["y"] > swatch["y"]
 
 
 def test_of_quick_moves_the_last_counts(page: Any) -> None:
@@ -150,8 +166,7 @@ def test_two_visitors_see_their_own_pictures(page: Any, atelier: Atelier, browse
 def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, atelier: Atelier, paintings: Path) -> None:
     root = f"--trainer.default_root_dir={atelier.folder / 'runs'}"
     run = main(tiny("fit", paintings, root, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
-    models = page.get_by_role("combobox", name="Models to compare")
-    models.click()
+    page.locator(".block", has_text="Models to compare").locator(".dropdown-arrow").click()
     option = page.get_by_role("option", name=re.compile(run.run_folder.name))
     assert "ShallowColorizer · paintings · 2 epochs · CIEDE2000" in option.inner_text()
     option.click()

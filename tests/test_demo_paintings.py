@@ -7,8 +7,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from datamodules.demo.paintings import MATERIALS, RAMPS, draw_painting
-from datamodules.store import COLORLESS
-from images.colorfulness import colorfulness
+from images.colorfulness import COLORLESS, colorfulness
 
 
 def draw(seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A visitor's picture, what models make of it, and what the visitor wishes."""
+"""A picture that somebody is coloring: a preview, what models make of it, and hints that can be undone."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,7 @@ from colorization.hints import Hint
 from colorization.palette import Likely
 from colorization.pictures import Sketch, paint, result_of, scale_down, sketch
 from colorization.weights import PALETTE
-from datamodules.store import COLORLESS
-from images.colorfulness import colorfulness
+from images.colorfulness import COLORLESS, colorfulness
 from images.reading import read
 from images.writing import Picture, Pixels, write
 from system.errors import PigmentError, reason
@@ -156,7 +155,8 @@ class Easel:
         picture = read_picture(self.path)
         colored = picture.pixels.copy()
         yield from paint(colorizer, self.views[self.shown].sketch, colored, **self.wishes(colorizer))
-        output = folder / result_of(Path(self.path.name))
+        name = result_of(Path(self.path.name))
+        output = folder / name.with_stem(f"{name.stem} in color")
         write(picture._replace(pixels=colored), output)
         yield output
 

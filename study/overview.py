@@ -1,0 +1,88 @@
+"""What the folders of runs say of them, whoever trained them."""
+
+import math
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from resuming.loggers import BEST, METRICS_FILE, find_in_wandb
+from study.runs import class_name, located, read_config, read_history
+from system.errors import reason, shown
+
+FIGURES = {"val/loss": "val/loss", "CIEDE2000": "val/ciede2000", "Bits per dim": "val/bits_per_dim", "PSNR": "val/psnr"}
+IN_LABEL = ("CIEDE2000", "Bits per dim")
+
+
+class Run(NamedTuple):
+    """What a run's folder says of it."""
+
+    folder: Path
+    kind: str
+    data: str
+    seed: int | None
+    num_epochs: int  # of training; 0 for a run that only validates or tests
+    best: dict[str, float]  # by heading
+    in_wandb: str | None  # see find_in_wandb
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def changed(self) -> float:
+        """When its checkpoint was written, in seconds; before the first, when it began."""
+        return (self.checkpoint if self.checkpoint.exists() else self.folder / "config.yaml").stat().st_mtime
+
+    @property
+    def label(self) -> str:
+        parts = [self.kind, self.data, f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"]
+        parts += [f"{heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
+        return " · ".join([*parts, self.folder.name])
+
+
+def find_runs(root: Path) -> tuple[list[Run], dict[str, str]]:
+    """Return all runs below a folder, the newest first, and what is wrong with each that cannot be used."""
+    runs, left_out = [], dict[str, str]()
+    for folder in run_folders(root):
+        try:
+            str(folder).encode()  # pages are in UTF-8
+            runs.append(find_run(folder))
+        except Exception as error:  # half-written and damaged files raise all sorts of errors
+            left_out[shown(os.path.relpath(folder, root))] = reason(error)
+    return sorted(runs, key=lambda run: run.changed, reverse=True), left_out
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(root):
+        if "config.yaml" in files:
+            folders.clear()  # W&B keeps files of the same name below
+            yield Path(path)
+
+
+def find_run(folder: Path) -> Run:
+    """Read a run, unless the files have not changed that say what it is; a damaged one raises all sorts of errors."""
+    files = [folder / "config.yaml", folder / METRICS_FILE]
+    files += [path for logs in ("wandb/*run-*", "wandb/run-*/files/output.log") for path in folder.glob(logs)]
+    return read_run(folder, *(path.stat().st_mtime_ns if path.exists() else 0 for path in files))
+
+
+@lru_cache(maxsize=1000)
+def read_run(folder: Path, *versions: int) -> Run:
+    config, history = read_config(folder / "config.yaml"), read_history(folder / METRICS_FILE)
+    root = located(config["data"]["init_args"].get("root"))
+    seed = config.get("seed_everything")
+    best = {}
+    for heading, metric in FIGURES.items():
+        if values := [value for _, value in history.get(metric, ()) if math.isfinite(value)]:
+            best[heading] = min(values) if BEST[metric][0] == "min" else max(values)
+    return Run(
+        folder,
+        class_name(config["model"]),
+        Path(root).name if root else "demo",
+        None if isinstance(seed, bool) else seed,
+        1 + max((epoch for epoch, _ in history.get("train/loss", ())), default=-1),
+        best,
+        find_in_wandb(folder),
+    )
