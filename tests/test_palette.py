@@ -11,11 +11,13 @@ from torch import Tensor
 
 from colorization import PaletteColorizer
 from colorization.color import rgb_to_lab
-from colorization.encoders import PACKAGE, TimmEncoder
+from colorization.encoders import PACKAGE, TimmEncoder, read_weights
 from colorization.hints import Hint
 from colorization.metrics import ciede2000
 from colorization.palette import resize
+from colorization.weights import PALETTE
 from images.colorfulness import colorfulness
+from resuming.checkpoints import load_model
 from system.errors import PigmentError
 from tests.test_colorizer import SCRATCH, fit, skies_and_fields
 from tests.world import CONFIGS, last, live_in, tiny, write_paintings
@@ -37,6 +39,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> PigmentCLI:
         live_in(folder, monkeypatch)
         options = ["--trainer.max_epochs=3", f"--trainer.default_root_dir={folder / 'runs'}"]
         return main(tiny("fit", write_paintings(folder / "paintings"), *options, config=CONFIG))
+
+
+def pretrained(weights: str) -> TimmEncoder:
+    encoder = TimmEncoder(LITE0)
+    encoder.load_pretrained(read_weights(weights, LITE0), weights)
+    return encoder
 
 
 def validation_images(run: PigmentCLI) -> Tensor:
@@ -179,13 +187,23 @@ def test_a_checkpoint_holds_the_curve(run: PigmentCLI) -> None:
 
 
 def test_a_frozen_encoder_stays_what_it_was_and_all_else_learns(run: PigmentCLI) -> None:
-    encoder = TimmEncoder(LITE0)
-    encoder.load_pretrained("package")
-    before = encoder.state_dict()
+    before = pretrained("package").state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.net.encoder.state_dict().items())
     changed = make(backbone=LITE0, weights="package", freeze_encoder=True).net.state_dict()
     for name, parameter in run.model.net.named_parameters():
         assert name.startswith("encoder.") or not torch.equal(parameter, changed[name])
+
+
+def test_a_fit_can_begin_with_a_palette_colorizer_that_has_learned_already(run: PigmentCLI) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    for weights, learned in ((PALETTE, load_model(PALETTE, PaletteColorizer)[0]), (last(run), run.model)):
+        model = make(backbone=LITE0, weights=str(weights), freeze_encoder=True, lr=1e-30)
+        fit(model, images, max_steps=1)
+        expected = dict(learned.named_parameters())
+        assert all(torch.allclose(parameter, expected[name]) for name, parameter in model.named_parameters())
+    torch.save({"state_dict": {"net.some": torch.zeros(3)}}, "shallow.ckpt")
+    with pytest.raises(PigmentError, match=r"'shallow.ckpt' is the checkpoint of a model with other layers"):
+        fit(make(backbone=LITE0, weights="shallow.ckpt", freeze_encoder=True), images, max_steps=1)
 
 
 def test_an_encoder_that_learns_does_so_slowly() -> None:
@@ -227,7 +245,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "html.pth").write_text("<html>log in")
     torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
-    torch.save({"state_dict": {"some": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pth")
+    torch.save({"weights": {"some": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     for weights, said in {
         "nowhere.pth": r"'nowhere.pth' could not be read \(No such file",
@@ -238,15 +256,16 @@ def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> No
         "timm": rf"'timm' could not be read .* install {PACKAGE}",
     }.items():
         with pytest.raises(PigmentError, match=said):
-            TimmEncoder(LITE0).load_pretrained(weights)
+            pretrained(weights)
 
 
 def test_the_same_weights_come_from_the_package_and_from_files(tmp_path: Path) -> None:
-    encoder, whole = TimmEncoder(LITE0), timm.create_model(LITE0, pretrained=False).state_dict()
+    whole = timm.create_model(LITE0, pretrained=False).state_dict()
     torch.save(whole, tmp_path / "a.pth")
+    torch.save({"state_dict": whole, "epoch": 3}, tmp_path / "nested.pth")
     save_file(whole, tmp_path / "b.safetensors")
-    for name in ("a.pth", "b.safetensors"):
-        encoder.load_pretrained(str(tmp_path / name))
+    for name in ("a.pth", "nested.pth", "b.safetensors"):
+        encoder = pretrained(str(tmp_path / name))
         assert torch.equal(encoder.layers.conv_stem.weight, whole["conv_stem.weight"])
-    encoder.load_pretrained("package")
+    encoder = pretrained("package")
     assert encoder.layers.conv_stem.weight.std() > 2 * whole["conv_stem.weight"].std()  # it has learned something

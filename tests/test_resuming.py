@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
 from colorization import ShallowColorizer
-from colorization.encoders import TimmEncoder
+from colorization.encoders import TimmEncoder, read_weights
 from datamodules import FruitsDataModule
 from tests.world import CONFIGS, last, read_wandb, tiny
 from train import main
@@ -319,7 +319,7 @@ def test_a_run_with_averaged_weights_that_is_stopped_and_killed_ends_as_if_it_we
     assert "net.chroma.weight" in different
     assert not any(name.startswith("net.encoder.") for name in different)
     encoder = TimmEncoder("tf_efficientnet_lite0")
-    encoder.load_pretrained("package")
+    encoder.load_pretrained(read_weights("package", encoder.name), "package")
     for name, weight in encoder.state_dict().items():
         assert torch.equal(weight, averaged[f"net.encoder.{name}"]), name
     given = [f"--ckpt_path={only('runs') / 'checkpoints' / 'last.ckpt'}", "--trainer.default_root_dir=validated"]
