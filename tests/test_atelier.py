@@ -90,6 +90,16 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
     assert ours.read_bytes() != Path("without", "deep.tif").read_bytes()
 
 
+def test_a_picture_can_be_pasted(page: Any) -> None:
+    paste = """bytes => {
+        const clipboardData = new DataTransfer();
+        clipboardData.items.add(new File([new Uint8Array(bytes)], 'pasted.png'));
+        document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}));
+    }"""
+    page.evaluate(paste, list(COFFEE.read_bytes()))
+    command_for(page, "pasted.png")
+
+
 def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any) -> None:
     page.get_by_role("slider", name="Point where").press("ArrowLeft")
     swatch = page.get_by_role("button", name=re.compile("likely")).first
