@@ -230,7 +230,10 @@ class PaletteColorizer(Colorizer):
         elif shapes(net) == shapes(self.net.state_dict()):
             self.net.load_state_dict(net)
         else:
-            raise PigmentError(f"'{self.weights}' is the checkpoint of a model with other layers than this one")
+            raise PigmentError(
+                f"model.init_args.weights: '{self.weights}' is the checkpoint of a model with other layers; name one "
+                "of a palette colorizer with the same backbone"
+            )
 
     def _lr_factor(self, step: int) -> float:
         """Return the fraction of ``lr`` to use after a number of steps."""
