@@ -33,7 +33,6 @@ ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
     "move": lambda easel, number: easel.move(int(number)),
     "remove": lambda easel, number: easel.remove(int(number)),
-    "undo": Easel.undo,
     "choose": lambda easel, number: easel.show(int(number)),
 }
 
@@ -42,7 +41,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     offered = models.choices(Colorizer)
     state = gr.State(time_to_live=KEPT)
     with gr.Row():
-        with gr.Column(scale=2, min_width=280):
+        with gr.Column(scale=2, min_width=280, elem_id="begin"):
             file = gr.File(label="Your picture", height=130)
             thumbnails = [
                 tile(small(read_picture(path).pixels), path.stem, number) for number, path in enumerate(examples)
@@ -62,8 +61,10 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
-                palette = gr.HTML(js_on_load=SCRIPT, min_height=190)  # so that little moves when it is filled
-                put = gr.Button("Put your own color where the ring is", size="sm")
+                swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
+                with gr.Row():
+                    put = gr.Button("Put your own color", size="sm", min_width=160)
+                    undo = gr.Button("Undo", size="sm", min_width=60)
                 picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last, as opening it moves what is below
             command = gr.Textbox(
                 label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
@@ -71,6 +72,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
                 stop = gr.Button("Stop", min_width=60, interactive=False)
+            hints = gr.HTML(js_on_load=SCRIPT)  # last, as it grows
             saved = gr.File(visible="hidden")
 
     def show(easel: Easel) -> dict[Any, Any]:
@@ -90,7 +92,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             state: easel,
             status: f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
             wishes: gr.Column(visible=takes_hints),
-            palette: offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
+            swatches: offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
+            hints: listed(easel) if takes_hints else "",
+            undo: gr.Button(interactive=bool(easel.past)),
             command: easel.command(colorizer),
         }
 
@@ -136,7 +140,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         return controls(easel)
 
     def act(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
-        return touch(ACTS[event.act], easel, *filter(None, [event.what]))  # undo takes nothing
+        return touch(ACTS[event.act], easel, event.what)
 
     def download(easel: Easel | None) -> Iterator[dict[Any, Any]]:
         easel = there(easel)
@@ -150,17 +154,17 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def choices() -> gr.Dropdown:
         return gr.Dropdown(models.choices(Colorizer))
 
-    everything = [state, status, picture, slider, compared, wishes, palette, command]
+    everything = [state, status, picture, slider, compared, wishes, swatches, hints, undo, command]
     page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
     begins = [file.upload, example.click, chosen.input, save.click]
     gr.on(begins, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
-    long = {"show_progress_on": status, **LONG}
-    downloaded = save.click(download, state, [status, saved], **long)
+    downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
+    looks = {"show_progress_on": picture, **LONG, "show_progress": "full", "trigger_mode": "multiple"}
     working: list[Any] = [
-        file.upload(begin, [file, chosen, vividness], everything, **long),
-        example.click(try_example, [chosen, vividness], everything, **long),
-        chosen.input(compare, [state, chosen], everything, **long),
+        file.upload(begin, [file, chosen, vividness], everything, **looks),
+        example.click(try_example, [chosen, vividness], everything, **looks),
+        chosen.input(compare, [state, chosen], everything, **looks),
         downloaded,
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next
@@ -170,10 +174,11 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             ended(None, None, stop, js=SET_ENABLED % "false")
     stop.click(None, cancels=working)
     downloaded.failure(None, None, status, js="() => 'Stopped.'")
-    gr.on([compared.click, palette.click], act, state, everything, **EACH)
+    gr.on([compared.click, swatches.click, hints.click], act, state, everything, **EACH)
     picture.input(point, state, everything, **EACH)
     vividness.input(partial(touch, Easel.enliven), [state, vividness], everything, **AT_ONCE)
     put.click(partial(touch, Easel.put), [state, picker], everything, **AT_ONCE)
+    undo.click(partial(touch, Easel.undo), state, everything, **EACH)
 
 
 def draw_examples(folder: Path) -> list[Path]:
@@ -209,7 +214,7 @@ def side_by_side(easel: Easel) -> str:
 
 
 def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
-    """Return swatches of the likeliest colors at the spot, and the list of hints, as HTML with buttons."""
+    """Return the HTML of swatches of the likeliest colors at the spot."""
     parts = ["<p>Point into the picture. At the ring, these are likely:</p><div class='swatches'>"]
     for likely in easel.likeliest(colorizer):
         value = to_hex(likely.color)
@@ -217,13 +222,15 @@ def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
             f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
             f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
         )
-    parts.append("</div><ol>")
+    return "".join([*parts, "</div>"])
+
+
+def listed(easel: Easel) -> str:
+    """Return the HTML of the hints, each with buttons."""
+    parts = []
     for index, hint in enumerate(easel.hints):
         parts.append(f"<li><b style='--swatch: {to_hex(hint.color)}'>{index + 1}</b>")
         for act, label in {"move": "Move to the ring", "remove": "Remove"}.items():
             attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
-            parts.append(f"<button class='small' {attributes}>{label}</button>")
-    parts.append("</ol>")
-    if easel.past:
-        parts.append("<button class='small' data-act='undo' data-what=''>Undo</button>")
-    return f"<div class='palette'>{''.join(parts)}</div>"
+            parts.append(f"<button {attributes}>{label}</button>")
+    return f"<ol class='hints'>{''.join(parts)}</ol>"

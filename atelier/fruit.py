@@ -29,13 +29,14 @@ NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
 BATCH = 64  # images encoded at a time
+KEEP = "Keep for a walk"
 TO_WALK = "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square."
 ON_THE_WAY = {  # by the number of fruits
     2: "Point at a place, or drag: from left to right, one fruit becomes the other.",
     3: "Point at a place, or drag: two fruits are the upper corners, the third is the lower edge.",
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
-SAMPLERS = "The mixture and the Gaussian follow the training images' codes; the prior is what all VAEs share."
+SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
 
 
@@ -59,14 +60,14 @@ def fruit_tabs(models: Models) -> None:
                 seen = gr.HTML(elem_id="seen")
         with gr.Column(scale=4, min_width=300):
             picture = gr.HTML()
-            keep = gr.Button("Keep for a walk", variant="primary")
+            keep = gr.Button(KEEP, variant="primary")
             corners = gr.HTML(js_on_load=SCRIPT)
         with gr.Column(scale=3, min_width=300):
             sliders = [
                 gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", buttons=[])
                 for number in range(1, NUM_DIRECTIONS + 1)
             ]
-            as_found = gr.Button("As it was")
+            as_found = gr.Button("Back to where it was found")
             line = command_line("fruit-command")
     with gr.Tab("Walk"):
         about_walk = gr.Markdown(TO_WALK)
@@ -154,7 +155,7 @@ def fruit_tabs(models: Models) -> None:
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
         corners = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
-        full = gr.Button(interactive=len(kept) < NUM_CORNERS)
+        full = gr.Button(KEEP if (free := len(kept) < NUM_CORNERS) else f"{NUM_CORNERS} are kept", interactive=free)
         if len(kept) < 2:
             return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
@@ -201,7 +202,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
     try:
         data = own_data(path, vae)
     except PigmentError:
-        note = "New fruits, because there are no training images here to show."
+        note = "New fruits: the training images are not on this machine."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)

@@ -29,10 +29,13 @@ UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are 
 class Page(gr.Blocks):
     """Blocks that show what a PigmentError says on the page, and nothing in the terminal."""
 
-    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> dict[str, Any]:
+        for index, component in enumerate(block_fn.inputs):
+            if inputs[index] is None and isinstance(component, gr.Slider):
+                inputs[index] = 0  # which its emptied field shows; Gradio would raise a TypeError
         try:
             with within_memory("Try a smaller picture, or a smaller model."):
-                return await super().process_api(*args, **kwargs)
+                return await super().process_api(block_fn, inputs, *args, **more)
         except PigmentError as error:
             raise gr.Error(html.escape(shown(error)), print_exception=False) from error
         except gr.Error as error:  # Gradio's own, about a number that is out of range

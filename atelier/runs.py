@@ -62,7 +62,7 @@ def runs_tab(models: Models) -> None:
 def describe(name: str, run: Run) -> Row:
     """Return a run's row of the table. What people look for comes first: a phone shows only a few columns."""
     return {
-        "Model": run.kind,
+        "Model": f"{run.kind}\n{run.recipe}",
         **{heading: run.best.get(heading) for heading in FIGURES},
         "Epochs": run.num_epochs,
         "Seed": run.seed,
@@ -78,13 +78,14 @@ def table_of(rows: list[Row], order: Order, chosen: list[str]) -> str:
     by, downward = order
     known = sorted((row for row in rows if row[by] is not None), key=lambda row: row[by], reverse=downward)
     lines = ["<div class='runs'><table><thead><tr>"]
-    for heading in rows[0]:
+    headings = [heading for heading in rows[0] if any(row[heading] is not None for row in rows)]
+    for heading in headings:
         sorting = ("descending" if downward else "ascending") if heading == by else "none"
         button = f"<button data-act='sort' data-what='{escape(heading)}'>{escape(heading)}</button>"
         lines.append(f"<th aria-sort='{sorting}'>{button}</th>")
     lines.append("</tr></thead><tbody>")
     for row in [*known, *(row for row in rows if row[by] is None)]:
-        first, *others = (cell(value, heading) for heading, value in row.items())
+        first, *others = (cell(row[heading], heading) for heading in headings)
         name = row["Run"]
         lines.append(f"<tr data-act='show' data-what='{escape(name)}' aria-current='{str(name in chosen).lower()}'>")
         lines += [f"<td><button>{first}</button></td>", *(f"<td>{other}</td>" for other in others), "</tr>"]
@@ -96,7 +97,8 @@ def cell(value: Any, heading: str) -> str:
         return ""
     if heading == "W&B" and "://" in value:
         return f"<a href='{escape(value)}' target='_blank'>W&amp;B</a>"
-    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    title, *more = escape(f"{value:.4g}" if isinstance(value, float) else str(value)).split("\n")
+    return "".join([title, *(f"<small>{line}</small>" for line in more)])
 
 
 def side(name: str, run: Run) -> str:
@@ -110,9 +112,9 @@ def side(name: str, run: Run) -> str:
     else:
         address = escape(run.in_wandb)
         about = f"In Weights &amp; Biases: <a href='{address}' target='_blank'>{address}</a>"
-    config = escape((run.folder / "config.yaml").read_text())
+    kind, config = escape(f"{run.kind}, {run.recipe}"), escape((run.folder / "config.yaml").read_text())
     return (
-        f"<section><h3>{escape(name)}</h3><p>{escape(run.kind)}. {about}</p><div>{pictures_of(run.folder)}</div>"
+        f"<section><h3>{escape(name)}</h3><p>{kind}. {about}</p><div>{pictures_of(run.folder)}</div>"
         f"<details><summary>config.yaml</summary><pre>{config}</pre></details></section>"
     )
 

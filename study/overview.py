@@ -19,7 +19,8 @@ class Run(NamedTuple):
     """What a run's folder says of it."""
 
     folder: Path
-    kind: str
+    kind: str  # the model's class
+    recipe: str  # of the model's settings, those that tell runs of a kind apart
     data: str
     seed: int | None
     num_epochs: int  # of training; 0 for a run that only validates or tests
@@ -37,8 +38,8 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        parts = [self.kind, self.data, f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"]
-        parts += [f"{heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
+        parts = [self.kind, self.recipe, self.data, f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"]
+        parts += [f"validation {heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
         return " · ".join([*parts, self.folder.name])
 
 
@@ -73,6 +74,8 @@ def read_run(folder: Path, *versions: int) -> Run:
     config, history = read_config(folder / "config.yaml"), read_history(folder / METRICS_FILE)
     root = located(config["data"]["init_args"].get("root"))
     seed = config.get("seed_everything")
+    settings = config["model"]["init_args"]
+    chosen = [f"{name} {value}" for name, value in settings.items() if isinstance(value, str)]
     best = {}
     for heading, metric in FIGURES.items():
         if values := [value for _, value in history.get(metric, ()) if math.isfinite(value)]:
@@ -80,6 +83,7 @@ def read_run(folder: Path, *versions: int) -> Run:
     return Run(
         folder,
         class_name(config["model"]),
+        ", ".join([*chosen, f"lr {settings['lr']:g}"]),
         Path(root).name if root else "demo",
         None if isinstance(seed, bool) else seed,
         1 + max((epoch for epoch, _ in history.get("train/loss", ())), default=-1),

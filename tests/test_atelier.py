@@ -142,7 +142,7 @@ def test_of_quick_moves_the_last_counts(page: Any) -> None:
     for _ in range(10):
         page.get_by_role("slider", name="Point where").press("ArrowRight")
     page.wait_for_timeout(1000)  # ms, which a hand takes to the button; on a busy machine, requests can overtake others
-    press(page, "Put your own color where the ring is")
+    press(page, "Put your own color")
     *_, hint = command_for(page, "--hint")
     assert float(hint.split(",")[0]) == pytest.approx(0.4, abs=0.01)
 
@@ -159,6 +159,19 @@ def test_what_is_no_picture_is_said_in_a_line_and_the_page_goes_on(page: Any) ->
     command_for(page, "camera.png --out colorized --vividness 0.9")
     page.get_by_role("button", name="astronaut").click()
     command_for(page, "astronaut.png --out colorized --vividness 0.9")
+
+
+def test_of_examples_that_are_clicked_quickly_the_last_is_shown(page: Any) -> None:
+    for name in ("rocket", "chelsea", "coffee"):
+        page.get_by_role("button", name=name).click()
+    command_for(page, "coffee.png")
+    page.wait_for_timeout(1000)  # ms
+    command_for(page, "coffee.png")
+
+
+def test_an_emptied_number_is_zero(page: Any) -> None:
+    page.get_by_label("number input for Vividness").fill("")
+    command_for(page, "--vividness 0")
 
 
 def test_two_visitors_see_their_own_pictures(page: Any, atelier: Atelier, browser: Any) -> None:
@@ -178,7 +191,8 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     run = main(tiny("fit", paintings, root, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
     page.locator(".block", has_text="Models to compare").locator(".dropdown-arrow").click()
     option = page.get_by_role("option", name=re.compile(run.run_folder.name))
-    assert "ShallowColorizer · paintings · 2 epochs · CIEDE2000" in option.inner_text()
+    recipe = "ShallowColorizer · optimizer adam, loss mse, lr 0.001"
+    assert f"{recipe} · paintings · 2 epochs · validation CIEDE2000" in option.inner_text()
     option.click()
     page.get_by_role("button", name="ShallowColorizer").click()
     arguments = command_for(page, "--ckpt")
