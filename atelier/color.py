@@ -65,7 +65,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 with gr.Row():
                     put = gr.Button("Put your own color", size="sm", min_width=160)
                     undo = gr.Button("Undo", size="sm", min_width=60)
-                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last, as opening it moves what is below
+                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # after the buttons, which it moves when it opens
             command = gr.Textbox(
                 label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
             )
