@@ -26,13 +26,13 @@ from system.errors import PigmentError, shown
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
-MEASURES = "CIEDE2000 says how different the colors look from the original's: 0 is no difference."
+MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
-    "move": lambda easel, number: easel.move(int(number)),
-    "remove": lambda easel, number: easel.remove(int(number)),
+    "move": Easel.move,
+    "remove": Easel.remove,
     "choose": lambda easel, number: easel.show(int(number)),
 }
 
@@ -56,7 +56,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
                 )
-            status = gr.Markdown("A first picture is being colored.")
+            status = gr.Markdown("Coloring a first picture …")
             compared = gr.HTML(js_on_load=SCRIPT, elem_id="compared")
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:
@@ -65,7 +65,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 with gr.Row():
                     put = gr.Button("Put your own color", size="sm", min_width=160)
                     undo = gr.Button("Undo", size="sm", min_width=60)
-                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # after the buttons, which it moves when it opens
+                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last: opening it moves the rest
             command = gr.Textbox(
                 label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
             )
@@ -101,7 +101,6 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def look(easel: Easel, pixels: Pixels, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
         """Show the picture in the colors of each model as it finishes; those that have looked before are done."""
         labels = {path: label for label, path in models.choices(Colorizer)}
-        before, easel.views = easel.views, {path: easel.views[path] for path in checkpoints if path in easel.views}
         for checkpoint in checkpoints:
             try:
                 if checkpoint not in easel.views:
@@ -110,11 +109,11 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             except PigmentError as error:
                 gr.Warning(escape(shown(error)))
                 continue
-            if easel.shown not in easel.views:
+            if easel.shown not in checkpoints:
                 easel.shown = checkpoint
+            easel.views = {path: easel.views[path] for path in checkpoints if path in easel.views}
             yield show(easel)
-        if not easel.views:
-            easel.views = before
+        if easel.shown not in checkpoints:
             raise PigmentError("choose a model first")
 
     def begin(path: str | Path, checkpoints: list[str], vividness: float) -> Iterator[dict[Any, Any]]:
@@ -155,16 +154,16 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         return gr.Dropdown(models.choices(Colorizer))
 
     everything = [state, status, picture, slider, compared, wishes, swatches, hints, undo, command]
-    page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
+    first = page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
-    begins = [file.upload, example.click, chosen.input, save.click]
-    gr.on(begins, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
+    starts = [file.upload, example.click, chosen.input, save.click]
+    gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
-    looks = {"show_progress_on": picture, **LONG, "show_progress": "full", "trigger_mode": "multiple"}
+    looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": picture, "cancels": first}
     working: list[Any] = [
-        file.upload(begin, [file, chosen, vividness], everything, **looks),
-        example.click(try_example, [chosen, vividness], everything, **looks),
-        chosen.input(compare, [state, chosen], everything, **looks),
+        file.upload(begin, [file, chosen, vividness], everything, trigger_mode="always_last", **looks),
+        example.click(try_example, [chosen, vividness], everything, trigger_mode="multiple", **looks),  # see EACH
+        chosen.input(compare, [state, chosen], everything, trigger_mode="always_last", **looks),
         downloaded,
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next
@@ -231,6 +230,6 @@ def listed(easel: Easel) -> str:
     for index, hint in enumerate(easel.hints):
         parts.append(f"<li><b style='--swatch: {to_hex(hint.color)}'>{index + 1}</b>")
         for act, label in {"move": "Move to the ring", "remove": "Remove"}.items():
-            attributes = f"data-act='{act}' data-what='{index}' aria-label='{act} hint {index + 1}'"
+            attributes = f"data-act='{act}' data-what='{hint}' aria-label='{act} hint {index + 1}'"
             parts.append(f"<button {attributes}>{label}</button>")
     return f"<ol class='hints'>{''.join(parts)}</ol>"

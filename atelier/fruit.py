@@ -37,7 +37,7 @@ ON_THE_WAY = {  # by the number of fruits
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
-NO_CODES = "This VAE has no map and no directions: its samplers are not fitted. `python -m vae fit` does that."
+NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
 def fruit_tabs(models: Models) -> None:
@@ -104,8 +104,8 @@ def fruit_tabs(models: Models) -> None:
             *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
 
-    def draw_new(path: str, seed: int | None, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
-        seeds = range(seed or 0, (seed or 0) + NUM_NEW)  # None if the field was cleared
+    def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
+        seeds = range(seed, seed + NUM_NEW)
         vae = models.load(path, VAE)
         images = decode(torch.cat([vae.draw(1, seed, sampler) for seed in seeds]), vae)
         captions = [f"seed {seed}" for seed in seeds]
@@ -130,8 +130,8 @@ def fruit_tabs(models: Models) -> None:
         chart, _ = draw_chart(path, models.load(path, VAE))
         return begin_with(path, *chart.at(place.x, place.y))
 
-    def choose_new(path: str, seed: int | None, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
-        fruit = Fruit((sampler, (seed or 0) + int(chosen.what)))
+    def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
+        fruit = Fruit((sampler, seed + int(chosen.what)))
         return begin_with(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     def read_own(path: str, file: str) -> tuple[Any, ...]:
@@ -154,8 +154,9 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
-        corners = fruits_to_choose(images, [f"{one.name}\nclick to let go" for one in kept])
-        full = gr.Button(KEEP if (free := len(kept) < NUM_CORNERS) else f"{NUM_CORNERS} are kept", interactive=free)
+        corners = fruits_to_choose(images, [f"{one.name}\nclick to remove" for one in kept])
+        free = len(kept) < NUM_CORNERS
+        full = gr.Button(KEEP if free else f"{NUM_CORNERS} are kept", interactive=free)
         if len(kept) < 2:
             return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
@@ -183,7 +184,7 @@ def fruit_tabs(models: Models) -> None:
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
     opened.success(lay_out, [path, kept], walk)
-    others.click(lambda seed: (seed or 0) + NUM_NEW, seed, seed)
+    others.click(lambda seed: seed + NUM_NEW, seed, seed)
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
@@ -202,7 +203,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
     try:
         data = own_data(path, vae)
     except PigmentError:
-        note = "New fruits: the training images are not on this machine."
+        note = "New fruits: the training images cannot be had here."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)

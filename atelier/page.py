@@ -27,12 +27,12 @@ UPLOADS_KEPT = 900, 86_400  # seconds: every quarter of an hour, those that are 
 
 
 class Page(gr.Blocks):
-    """Blocks that show what a PigmentError says on the page, and nothing in the terminal."""
+    """Blocks that say a PigmentError on the page, and nothing in the terminal, and take an emptied number as 0."""
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> dict[str, Any]:
-        for index, component in enumerate(block_fn.inputs):
-            if inputs[index] is None and isinstance(component, gr.Slider):
-                inputs[index] = 0  # which its emptied field shows; Gradio would raise a TypeError
+        for index, (component, value) in enumerate(zip(block_fn.inputs, inputs, strict=False)):
+            if value is None and isinstance(component, gr.Slider | gr.Number):
+                inputs[index] = 0  # which a slider's emptied field shows, and where Gradio would raise a TypeError
         try:
             with within_memory("Try a smaller picture, or a smaller model."):
                 return await super().process_api(block_fn, inputs, *args, **more)

@@ -1,4 +1,4 @@
-"""A picture that somebody is coloring: a preview, what models make of it, and hints that can be undone."""
+"""A picture that a person is coloring: a preview, what models make of it, and hints that can be undone."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -45,13 +45,13 @@ class View(NamedTuple):
 
 @dataclass
 class Easel:
-    """A visitor's picture at preview size, and the visitor's wishes for it.
+    """A picture at preview size, and what a person wishes for it.
 
     Attributes:
         views: what models make of it, by checkpoint.
         shown: the checkpoint whose view is looked at, and changed.
         past: the hints before each change.
-        spot: where the visitor pointed last, x and y from 0 to 1; at first, the middle.
+        spot: where the person pointed last, x and y from 0 to 1; at first, the middle.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Easel:
         self.color(checkpoint, colorizer)
 
     def color(self, checkpoint: str, colorizer: Colorizer) -> None:
-        """Color the preview as the visitor now wishes."""
+        """Color the preview as the person now wishes."""
         view, wishes = self.views[checkpoint], self.wishes(colorizer)
         if view.wishes == wishes:
             return
@@ -112,18 +112,22 @@ class Easel:
 
     def put(self, color: str) -> None:
         """Put a hint at the spot, in place of one that is there."""
-        others = [hint for hint in self.hints if hint[:2] != self.spot]
-        self.change_hints([*others, Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")])
+        try:
+            placed = Hint.parse(f"{self.spot[0]},{self.spot[1]},{color}")
+        except ValueError:
+            raise PigmentError(f"'{color}' is not a color; use #rrggbb or a name") from None
+        self.change_hints([*(hint for hint in self.hints if hint[:2] != self.spot), placed])
 
-    def move(self, number: int) -> None:
+    def move(self, text: str) -> None:
         """Move a hint to the spot, in place of one that is there."""
-        self.change_hints(
-            [
-                Hint(*self.spot, hint.color) if index == number else hint
-                for index, hint in enumerate(self.hints)
-                if index == number or hint[:2] != self.spot
-            ]
-        )
+        if text in map(str, self.hints):  # a second click can come before the page shows the change
+            self.change_hints(
+                [
+                    Hint(*self.spot, hint.color) if str(hint) == text else hint
+                    for hint in self.hints
+                    if str(hint) == text or hint[:2] != self.spot
+                ]
+            )
 
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
@@ -131,15 +135,16 @@ class Easel:
     def show(self, number: int) -> None:
         self.shown = list(self.views)[number]
 
-    def remove(self, number: int) -> None:
-        self.change_hints([hint for index, hint in enumerate(self.hints) if index != number])
+    def remove(self, text: str) -> None:
+        self.change_hints([hint for hint in self.hints if str(hint) != text])
 
     def change_hints(self, hints: Sequence[Hint]) -> None:
-        self.past.append(self.hints)
-        self.hints = tuple(hints)
+        if tuple(hints) != self.hints:
+            self.past.append(self.hints)
+            self.hints = tuple(hints)
 
     def undo(self) -> None:
-        if self.past:  # a second click can come before the page has taken the button away
+        if self.past:
             self.hints = self.past.pop()
 
     def command(self, colorizer: Colorizer) -> str:

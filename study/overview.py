@@ -1,4 +1,4 @@
-"""What the folders of runs say of them, whoever trained them."""
+"""What each run's folder says of it."""
 
 import math
 import os
@@ -20,7 +20,7 @@ class Run(NamedTuple):
 
     folder: Path
     kind: str  # the model's class
-    recipe: str  # of the model's settings, those that tell runs of a kind apart
+    recipe: str  # the model's named settings, and its learning rate
     data: str
     seed: int | None
     num_epochs: int  # of training; 0 for a run that only validates or tests

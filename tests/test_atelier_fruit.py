@@ -150,7 +150,7 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
 
     go_to(fruit, "Fruit")
-    fruit.get_by_role("button", name="seed 0 click to let go").click()
+    fruit.get_by_role("button", name="seed 0 click to remove").click()
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 3 5 --at=0.5 ", WALK)
 
@@ -171,7 +171,7 @@ def test_a_seed_that_cannot_be_gets_a_line(seed: str, line: str, fruit: Any) -> 
 def test_a_fruit_can_be_kept_twice_and_a_walk_ended_with_a_quick_drag(fruit: Any) -> None:
     for number in range(2):
         press(fruit, "Keep for a walk")
-        fruit.get_by_role("button", name="seed 0 click to let go").nth(number).wait_for()
+        fruit.get_by_role("button", name="seed 0 click to remove").nth(number).wait_for()
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 0 0 ", WALK)
     way = fruit.get_by_role("slider", name="The way").locator(".frame")
@@ -191,13 +191,13 @@ def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browse
         fruit.get_by_role("slider", name="Direction 1").press("ArrowRight")
         wait_for_line(fruit, "walk 0@0.1 ")
         press(fruit, "Keep for a walk")
-        fruit.get_by_role("button", name="seed 0, moved click to let go").wait_for()
+        fruit.get_by_role("button", name="seed 0, moved click to remove").wait_for()
         other.get_by_role("slider", name="Direction 1").press("ArrowLeft")
         wait_for_line(other, "walk 3@-0.1 ")
         press(other, "Keep for a walk")
         go_to(other, "Walk")
         wait_for_line(other, "walk 3 3@-0.1 ", WALK)
-        assert fruit.get_by_text("click to let go").count() == 1
+        assert fruit.get_by_text("click to remove").count() == 1
 
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_frozen_encoder_stays_what_it_was_and_all_else_learns(run: PigmentCLI)
         assert name.startswith("encoder.") or not torch.equal(parameter, changed[name])
 
 
-def test_a_fit_can_begin_with_a_palette_colorizer_that_has_learned_already(run: PigmentCLI) -> None:
+def test_a_fit_can_start_from_a_trained_palette_colorizer(run: PigmentCLI) -> None:
     images = torch.rand(2, 3, 32, 32)
     for weights, learned in ((PALETTE, load_model(PALETTE, PaletteColorizer)[0]), (last(run), run.model)):
         model = make(backbone=LITE0, weights=str(weights), freeze_encoder=True, lr=1e-30)
@@ -202,7 +202,7 @@ def test_a_fit_can_begin_with_a_palette_colorizer_that_has_learned_already(run: 
         expected = dict(learned.named_parameters())
         assert all(torch.allclose(parameter, expected[name]) for name, parameter in model.named_parameters())
     torch.save({"state_dict": {"net.some": torch.zeros(3)}}, "shallow.ckpt")
-    with pytest.raises(PigmentError, match=r"'shallow.ckpt' is the checkpoint of a model with other layers"):
+    with pytest.raises(PigmentError, match=r"'shallow.ckpt' holds a model with different layers"):
         fit(make(backbone=LITE0, weights="shallow.ckpt", freeze_encoder=True), images, max_steps=1)
 
 
@@ -233,7 +233,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         make(warmup_steps=-1)
     with pytest.raises(ValueError, match="dropout is 1, must be 0 or more, and less than 1"):
         make(dropout=1)
-    with pytest.raises(ValueError, match="without a backbone there are none; use null"):
+    with pytest.raises(ValueError, match="but they need a backbone; use null"):
         make(weights="package")
     with pytest.raises(ValueError, match="backbone: Unknown model"):
         make(backbone="resnet9999")
@@ -247,16 +247,17 @@ def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> No
     torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save({"weights": {"some": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    encoder = TimmEncoder(LITE0)
     for weights, said in {
         "nowhere.pth": r"'nowhere.pth' could not be read \(No such file",
         str(tmp_path / "html.pth"): "html.pth' could not be read",
-        str(tmp_path / "nested.pth"): "nested.pth' does not hold the weights of a network by their names",
-        str(tmp_path / "list.pth"): "list.pth' does not hold the weights",
+        str(tmp_path / "nested.pth"): "nested.pth' does not hold a network's weights by their names",
+        str(tmp_path / "list.pth"): "list.pth' does not hold a network's weights",
         str(tmp_path / "other.pth"): "other.pth' do not fit tf_efficientnet_lite0",
         "timm": rf"'timm' could not be read .* install {PACKAGE}",
     }.items():
         with pytest.raises(PigmentError, match=said):
-            pretrained(weights)
+            encoder.load_pretrained(read_weights(weights, LITE0), weights)
 
 
 def test_the_same_weights_come_from_the_package_and_from_files(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ THUMBNAIL = 56  # pixels
 
 
 class Found(NamedTuple):
-    """A fruit and its code (D,), so that a visitor's own file is read only once."""
+    """A fruit and its code (D,), so that a file is read only once."""
 
     fruit: Fruit
     code: Tensor
 
     @property
     def name(self) -> str:
-        """What to call it: its seed, the kind of fruit that a training image shows, or a visitor's file."""
+        """What to call it: its seed, the kind of fruit that a training image shows, or a file's."""
         source, moves = self.fruit
         name = source.parent.name or source.name if isinstance(source, Path) else f"seed {source[1]}"
         return f"{name}, moved" if moves else name
@@ -36,17 +36,17 @@ class Found(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Fruits, and where they lie along the two longest directions, (N, 2), in standard deviations."""
+    """Fruits, and where they lie along the first two principal directions, (N, 2), in standard deviations."""
 
     fruits: list[Found]
     places: Tensor
-    middle: Tensor  # (2,), of the picture
+    middle: Tensor  # (2,), what lies in the middle of the picture
     reach: Tensor  # (2,), from there to what lies outermost
     picture: Image.Image
 
     @classmethod
     def draw(cls, fruits: Sequence[Found], images: Tensor, vae: VAE) -> Self:
-        """Lay out fruits and their images (N, 3, S, S); of those that would cover each other, only the first.
+        """Lay out fruits and their images (N, 3, S, S); where some would overlap, only the first is shown.
 
         Raises:
             PigmentError: if the VAE knows no directions.

@@ -1,0 +1,53 @@
+"""What a person does to hints, however quickly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colorization.easel import Easel
+from system.errors import PigmentError
+
+
+@pytest.fixture
+def easel() -> Easel:
+    """With a red hint in the middle, and a blue one at the spot."""
+    blank = np.zeros((4, 4, 3), np.uint8)
+    easel = Easel(Path("a.png"), "4 x 4", blank, blank, vividness=0.5)
+    easel.put("red")
+    easel.point(0.1, 0.2)
+    easel.put("blue")
+    return easel
+
+
+def texts(easel: Easel) -> list[str]:
+    return list(map(str, easel.hints))
+
+
+def test_a_moved_hint_replaces_what_is_there_and_a_second_click_changes_nothing(easel: Easel) -> None:
+    red, _ = texts(easel)
+    for _ in range(2):
+        easel.move(red)
+        assert texts(easel) == ["0.1,0.2,#ff0000"]
+    easel.undo()
+    assert texts(easel) == ["0.5,0.5,#ff0000", "0.1,0.2,#0000ff"]
+
+
+def test_a_second_click_removes_no_other_hint(easel: Easel) -> None:
+    red, blue = texts(easel)
+    for _ in range(2):
+        easel.remove(red)
+        assert texts(easel) == [blue]
+    easel.undo()
+    assert texts(easel) == [red, blue]
+
+
+def test_undo_ends_where_everything_began(easel: Easel) -> None:
+    for _ in range(5):
+        easel.undo()
+    assert easel.hints == ()
+
+
+def test_what_is_no_color_is_said(easel: Easel) -> None:
+    with pytest.raises(PigmentError, match="'nonsense' is not a color; use #rrggbb or a name"):
+        easel.put("nonsense")
