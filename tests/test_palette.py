@@ -242,7 +242,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had_are_answered_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # Hugging Face's hub waits longer before each new attempt
     (tmp_path / "html.pth").write_text("<html>log in")
     torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save({"weights": {"some": torch.zeros(3)}, "epoch": 3}, tmp_path / "nested.pth")
