@@ -116,12 +116,19 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         if easel.shown not in checkpoints:
             raise PigmentError("choose a model first")
 
-    def begin(path: str | Path, checkpoints: list[str], vividness: float) -> Iterator[dict[Any, Any]]:
+    def begin(
+        path: str | Path, before: Easel | None, checkpoints: list[str], vividness: float
+    ) -> Iterator[dict[Any, Any]]:
         pixels = read_picture(Path(path)).pixels
-        yield from look(Easel.of(Path(path), pixels, vividness), pixels, checkpoints)
+        easel = Easel.of(Path(path), pixels, vividness)
+        if before:
+            easel.follow(before)
+        yield from look(easel, pixels, checkpoints)
 
-    def try_example(checkpoints: list[str], vividness: float, event: gr.EventData) -> Iterator[dict[Any, Any]]:
-        yield from begin(examples[int(event.what)], checkpoints, vividness)
+    def try_example(
+        before: Easel | None, checkpoints: list[str], vividness: float, event: gr.EventData
+    ) -> Iterator[dict[Any, Any]]:
+        yield from begin(examples[int(event.what)], before, checkpoints, vividness)
 
     def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
         easel = there(easel)
@@ -154,15 +161,16 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         return gr.Dropdown(models.choices(Colorizer))
 
     everything = [state, status, picture, slider, compared, wishes, swatches, hints, undo, command]
-    first = page.load(partial(begin, examples[0]), [chosen, vividness], everything, **AT_ONCE)
+    given = [state, chosen, vividness]
+    first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
     starts = [file.upload, example.click, chosen.input, save.click]
     gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
     looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": picture, "cancels": first}
     working: list[Any] = [
-        file.upload(begin, [file, chosen, vividness], everything, trigger_mode="always_last", **looks),
-        example.click(try_example, [chosen, vividness], everything, trigger_mode="multiple", **looks),  # see EACH
+        file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
+        example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH
         chosen.input(compare, [state, chosen], everything, trigger_mode="always_last", **looks),
         downloaded,
     ]

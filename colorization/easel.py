@@ -51,6 +51,7 @@ class Easel:
         views: what models make of it, by checkpoint.
         shown: the checkpoint whose view is looked at, and changed.
         past: the hints before each change.
+        elsewhere: both of these, for the pictures that were here before.
         spot: where the person pointed last, x and y from 0 to 1; at first, the middle.
     """
 
@@ -63,6 +64,7 @@ class Easel:
     shown: str = ""
     hints: tuple[Hint, ...] = ()
     past: list[tuple[Hint, ...]] = field(default_factory=list)
+    elsewhere: dict[Path, tuple[tuple[Hint, ...], list[tuple[Hint, ...]]]] = field(default_factory=dict)
     spot: tuple[float, float] = (0.5, 0.5)
 
     @classmethod
@@ -73,6 +75,11 @@ class Easel:
         original = torch.from_numpy(scaled)[None]
         gray = lab_to_rgb(rgb_to_lab(original) * torch.tensor([1, 0, 0]).view(3, 1, 1))
         return cls(path, f"{width:,} x {height:,}", as_pixels(original), as_pixels(gray), vividness)
+
+    def follow(self, before: "Easel") -> None:
+        """Take the place of another picture, with the hints that this one had when it was here before."""
+        self.elsewhere = {**before.elsewhere, before.path: (before.hints, before.past)}
+        self.hints, self.past = self.elsewhere.get(self.path, ((), []))
 
     @cached_property
     def in_color(self) -> bool:

@@ -169,6 +169,18 @@ def test_the_last_of_several_quick_clicks_is_shown(page: Any) -> None:
     command_for(page, "coffee.png")
 
 
+def test_a_picture_that_comes_back_has_its_hints_again(page: Any) -> None:
+    press(page, "Put your own color")
+    command_for(page, "--hint")
+    page.get_by_role("button", name="rocket").click()
+    assert "--hint" not in command_for(page, "rocket.jpg")
+    page.get_by_role("button", name="camera").click()
+    command_for(page, "--hint")
+    press(page, "Undo")
+    page.get_by_role("button", name="Undo", disabled=True).wait_for()
+    assert "--hint" not in command_for(page, "camera.png")
+
+
 def test_an_emptied_number_is_zero(page: Any) -> None:
     vividness = page.get_by_label("number input for Vividness")
     vividness.fill("1")
