@@ -27,6 +27,10 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
+OWN = (
+    "<div class='own'><input type='color' value='#2a5caa' aria-label='Your own color'>"
+    "<button data-act='put'>Put your own color</button></div>"
+)
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
@@ -62,10 +66,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
                 swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
-                with gr.Row():
-                    put = gr.Button("Put your own color", size="sm", min_width=160)
-                    undo = gr.Button("Undo", size="sm", min_width=60)
-                picker = gr.ColorPicker("#2a5caa", label="Your own color")  # last: opening it moves the rest
+                own = gr.HTML(OWN, js_on_load=SCRIPT)
+                undo = gr.Button("Undo", size="sm")
             command = gr.Textbox(
                 label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
             )
@@ -142,7 +144,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
 
     def point(easel: Easel | None, place: gr.EventData) -> dict[Any, Any]:
         easel = there(easel)
-        easel.point(place.x, place.y)
+        easel.point(place.x, place.y, place.when)
         return controls(easel)
 
     def act(easel: Easel | None, event: gr.EventData) -> dict[Any, Any]:
@@ -181,10 +183,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             ended(None, None, stop, js=SET_ENABLED % "false")
     stop.click(None, cancels=working)
     downloaded.failure(None, None, status, js="() => 'Stopped.'")
-    gr.on([compared.click, swatches.click, hints.click], act, state, everything, **EACH)
+    gr.on([compared.click, swatches.click, own.click, hints.click], act, state, everything, **EACH)
     picture.input(point, state, everything, **EACH)
     vividness.input(partial(touch, Easel.enliven), [state, vividness], everything, **AT_ONCE)
-    put.click(partial(touch, Easel.put), [state, picker], everything, **AT_ONCE)
     undo.click(partial(touch, Easel.undo), state, everything, **EACH)
 
 

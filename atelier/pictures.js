@@ -1,10 +1,10 @@
-// For a gr.HTML. A click on an element with data-act sends that and its data-what.
+// For a gr.HTML. A click on an element with data-act sends that and its data-what, or the color in the field beside it.
 element.addEventListener('click', event => {
-    const {act, what} = event.target.closest('a, [data-act]')?.dataset ?? {};
+    const {act, what = element.querySelector('[type=color]')?.value} = event.target.closest('a, [data-act]')?.dataset ?? {};
     if (act) trigger('click', {act, what});
 });
 
-// Pointing into a pad, by mouse, finger, or arrow keys, is its event input, with x and y, shares across and down.
+// Pointing into a pad, by mouse, finger, or arrow keys, sends x and y, shares across and down, and when.
 let place, goal, waiting;
 const pad = () => element.querySelector('[role=slider]');
 const frame = () => element.querySelector('.pad .frame');
@@ -19,7 +19,7 @@ function go(x, y) {
 }
 function send() {
     clearTimeout(waiting);
-    if (waiting) trigger('input', goal);
+    if (waiting) trigger('input', {...goal, when: performance.now()});
     waiting = undefined;
 }
 function follow(event) {

@@ -53,6 +53,7 @@ class Easel:
         past: the hints before each change.
         elsewhere: both of these, for the pictures that were here before.
         spot: where the person pointed last, x and y from 0 to 1; at first, the middle.
+        when: the person did that, on a clock of their own.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Easel:
     past: list[tuple[Hint, ...]] = field(default_factory=list)
     elsewhere: dict[Path, tuple[tuple[Hint, ...], list[tuple[Hint, ...]]]] = field(default_factory=dict)
     spot: tuple[float, float] = (0.5, 0.5)
+    when: float = 0.0
 
     @classmethod
     def of(cls, path: Path, pixels: Pixels, vividness: float) -> "Easel":
@@ -114,8 +116,9 @@ class Easel:
         lightness, prediction = self.views[self.shown].sketch
         return colorizer.likeliest(prediction, lightness, *self.spot, CHOICES)
 
-    def point(self, x: float, y: float) -> None:
-        self.spot = round(x, 4), round(y, 4)
+    def point(self, x: float, y: float, when: float) -> None:
+        if when > self.when:  # one request can overtake another
+            self.spot, self.when = (round(x, 4), round(y, 4)), when
 
     def put(self, color: str) -> None:
         """Put a hint at the spot, in place of one that is there."""

@@ -15,7 +15,7 @@ def easel() -> Easel:
     blank = np.zeros((4, 4, 3), np.uint8)
     easel = Easel(Path("a.png"), "4 x 4", blank, blank, vividness=0.5)
     easel.put("red")
-    easel.point(0.1, 0.2)
+    easel.point(0.1, 0.2, when=1)
     easel.put("blue")
     return easel
 
@@ -51,3 +51,9 @@ def test_undo_ends_where_everything_began(easel: Easel) -> None:
 def test_what_is_no_color_is_said(easel: Easel) -> None:
     with pytest.raises(PigmentError, match="'nonsense' is not a color; use #rrggbb or a name"):
         easel.put("nonsense")
+
+
+def test_where_a_person_points_last_counts_not_what_arrives_last(easel: Easel) -> None:
+    easel.point(0.7, 0.8, when=3)
+    easel.point(0.3, 0.4, when=2)
+    assert easel.spot == (0.7, 0.8)
