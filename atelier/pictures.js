@@ -37,7 +37,7 @@ element.addEventListener('pointerdown', event => {
     follow(event);
 });
 element.addEventListener('pointermove', event => { if (element.hasPointerCapture(event.pointerId)) follow(event); });
-for (const end of ['pointerup', 'keyup']) element.addEventListener(end, send);  // long before what is pressed next
+for (const end of ['pointerup', 'keyup']) element.addEventListener(end, send);  // at once: what is pressed next needs the place
 element.addEventListener('keydown', event => {
     const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
     if (!step || event.target !== pad()) return;

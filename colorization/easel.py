@@ -53,7 +53,7 @@ class Easel:
         past: the hints before each change.
         elsewhere: both of these, for the pictures that were here before.
         spot: where the person pointed last, x and y from 0 to 1; at first, the middle.
-        when: the person did that, on a clock of their own.
+        when: the time of that, in milliseconds on the browser's clock.
     """
 
     path: Path

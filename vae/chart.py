@@ -24,7 +24,7 @@ class Found(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What to call it: its seed, the kind of fruit that a training image shows, or a file's."""
+        """What to call it: its seed, the kind of fruit that a training image shows, or a file's name."""
         source, moves = self.fruit
         name = source.parent.name or source.name if isinstance(source, Path) else f"seed {source[1]}"
         return f"{name}, moved" if moves else name
