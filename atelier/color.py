@@ -37,7 +37,7 @@ ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
     "move": Easel.move,
     "remove": Easel.remove,
-    "choose": lambda easel, number: easel.show(int(number)),
+    "choose": Easel.show,
 }
 
 
@@ -56,7 +56,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         with gr.Column(scale=5, min_width=320, elem_id="stage"):
             with gr.Tab("Touch up"):
                 picture = gr.HTML(js_on_load=SCRIPT)
-            with gr.Tab("Before and after"):
+            with gr.Tab("Before and after", elem_id="before-and-after"):
                 slider = gr.ImageSlider(
                     label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
                 )
@@ -65,11 +65,12 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
-                swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
-                own = gr.HTML(OWN, js_on_load=SCRIPT)
-                undo = gr.Button("Undo", size="sm")
+                with gr.Column(elem_id="touches"):
+                    swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
+                    own = gr.HTML(OWN, js_on_load=SCRIPT)
+                    undo = gr.Button("Undo", size="sm")
             command = gr.Textbox(
-                label="The same on the command line", lines=1, buttons=["copy"], interactive=False, elem_id="command"
+                label="The same on the command line", lines=3, max_lines=3, buttons=["copy"], interactive=False
             )
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
@@ -89,7 +90,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         """Show what can be wished for here, and the command that makes the same picture."""
         colorizer = models.load(easel.shown, Colorizer)
         takes_hints = isinstance(colorizer, PaletteColorizer)
-        more = "" if takes_hints else " This model takes no hints; a palette colorizer does."
+        more = "" if takes_hints else " This model cannot be corrected by hand; a palette colorizer can."
         return {
             state: easel,
             status: f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
@@ -166,14 +167,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
-    starts = [file.upload, example.click, chosen.input, save.click]
+    starts = [file.upload, example.click, chosen.change, save.click]
     gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
-    looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": picture, "cancels": first}
+    looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": [picture, slider], "cancels": first}
     working: list[Any] = [
         file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
         example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH
-        chosen.input(compare, [state, chosen], everything, trigger_mode="always_last", **looks),
+        chosen.change(compare, [state, chosen], everything, trigger_mode="always_last", **looks),
         downloaded,
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next
@@ -212,8 +213,8 @@ def large(easel: Easel) -> str:
 def side_by_side(easel: Easel) -> str:
     """Return the HTML of what the models make of a picture, between its lightness and, if it is in color, itself."""
     views = [
-        tile(small(view.colored), "\n".join([view.name, view.figures, view.details]), number, path == easel.shown)
-        for number, (path, view) in enumerate(easel.views.items())
+        tile(small(view.colored), "\n".join([view.name, view.figures, view.details]), path, path == easel.shown)
+        for path, view in easel.views.items()
     ]
     lightness = tile(small(easel.gray), "Lightness")
     if not easel.in_color:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
@@ -30,18 +31,20 @@ NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
 BATCH = 64  # images encoded at a time
 KEEP = "Keep for a walk"
-TO_WALK = "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square."
-ON_THE_WAY = {  # by the number of fruits
+WALKS = {  # by the number of fruits
+    0: "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square.",
+    1: "Keep one more fruit on the tab Fruit to walk to it.",
     2: "Point at a place, or drag: from left to right, one fruit becomes the other.",
     3: "Point at a place, or drag: two fruits are the upper corners, the third is the lower edge.",
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
+Kept = dict[str, list[Found]]
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
 def fruit_tabs(models: Models) -> None:
-    found, kept = gr.State(), gr.State([])
+    found, kept = gr.State(), gr.State({})  # the latter by model
     with gr.Tab("Fruit") as tab, gr.Row():
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
@@ -67,10 +70,10 @@ def fruit_tabs(models: Models) -> None:
                 gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", buttons=[])
                 for number in range(1, NUM_DIRECTIONS + 1)
             ]
-            as_found = gr.Button("Back to where it was found")
+            as_found = gr.Button("All directions back to 0")
             line = command_line("fruit-command")
     with gr.Tab("Walk"):
-        about_walk = gr.Markdown(TO_WALK)
+        about_walk = gr.Markdown(WALKS[0])
         with gr.Row():
             with gr.Column(scale=7, min_width=320):
                 way = gr.HTML(js_on_load=SCRIPT)
@@ -100,7 +103,6 @@ def fruit_tabs(models: Models) -> None:
             gr.Dropdown(samplers, value=samplers[-1]),
             gr.Checkbox(False, visible=has_images),
             Found(first, first.code(vae)),
-            [],
             *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
 
@@ -143,26 +145,27 @@ def fruit_tabs(models: Models) -> None:
         own = Found(Fruit(Path(Path(file).name)), Fruit(Path(file)).code(vae))
         return img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
 
-    def keep_one(path: str, found: Found | None, kept: list[Found], *moves: float) -> list[Found]:
-        return [*kept, there(found).moved(moves, models.load(path, VAE))][:NUM_CORNERS]
+    def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Kept:
+        moved = there(found).moved(moves, models.load(path, VAE))
+        return {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]}
 
-    def let_go(kept: list[Found], chosen: gr.EventData) -> list[Found]:
+    def let_go(path: str, kept: Kept, chosen: gr.EventData) -> Kept:
         number = int(chosen.what)
-        return kept[:number] + kept[number + 1 :]
+        return {**kept, path: kept[path][:number] + kept[path][number + 1 :]}
 
-    def lay_out(path: str, kept: list[Found]) -> tuple[Any, ...]:
-        vae = models.load(path, VAE)
+    def lay_out(path: str, all_kept: Kept) -> tuple[Any, ...]:
+        vae, kept = models.load(path, VAE), all_kept.get(path, [])
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
         corners = fruits_to_choose(images, [f"{one.name}\nclick to remove" for one in kept])
         free = len(kept) < NUM_CORNERS
         full = gr.Button(KEEP if free else f"{NUM_CORNERS} are kept", interactive=free)
         if len(kept) < 2:
-            return full, corners, TO_WALK, "", "", gr.Textbox(visible=False)
+            return full, corners, WALKS[len(kept)], "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
         way = pad(drawn, "The way between the fruits: point at a place")
-        return full, corners, ON_THE_WAY[len(kept)], way, passed, gr.Textbox(line, visible=True)
+        return full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
@@ -174,12 +177,12 @@ def fruit_tabs(models: Models) -> None:
         caption = f"between {', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
-    def point_at_way(path: str, kept: list[Found], place: gr.EventData) -> tuple[str, str]:
-        return pass_by(path, kept, place.x, place.y)
+    def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
+        return pass_by(path, kept[path], place.x, place.y)
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    model = [chart, about_chart, sampler, with_nearest, found, kept, *sliders]
+    model = [chart, about_chart, sampler, with_nearest, found, *sliders]
     opened = path.change(open_model, path, model, show_progress_on=chart)
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
@@ -193,7 +196,7 @@ def fruit_tabs(models: Models) -> None:
     own.upload(lambda: None, None, own)  # makes room for the next
     as_found.click(begin_with, [path, found], shown)
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
-    corners.click(let_go, kept, kept).success(lay_out, [path, kept], walk)
+    corners.click(let_go, [path, kept], kept).success(lay_out, [path, kept], walk)
     way.input(point_at_way, [path, kept], [passed, way_line], **EACH)
 
 
@@ -202,8 +205,9 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
     """Map training images, or new fruits if there are none here, and say what the map shows."""
     try:
         data = own_data(path, vae)
-    except PigmentError:
-        note = "New fruits: the training images cannot be had here."
+    except PigmentError as error:
+        cause, _, _ = str(error).partition(";")  # the rest is advice for the command line
+        note = f"New fruits, without names, as the training images are not here: {escape(cause)}."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)
@@ -216,7 +220,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
         with evaluating(vae):
             codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
     chart = Chart.draw(list(map(Found, fruits, codes)), images, vae)
-    return chart, f"{note} Point anywhere. Direction 1 runs from left to right, direction 2 down."
+    return chart, f"{note} Point anywhere. From the nearest fruit, direction 1 leads right, and direction 2 down."
 
 
 def own_data(path: str, vae: VAE) -> FolderDataModule:
@@ -225,6 +229,8 @@ def own_data(path: str, vae: VAE) -> FolderDataModule:
     Raises:
         PigmentError: if that is not on this machine.
     """
+    if Path(path) in SHIPPED:
+        raise PigmentError("they do not come with Pigment")
     checkpoint = read_checkpoint(path, verify=False)
     root = checkpoint.get("datamodule_hyper_parameters", {}).get("root") or ""
     if root.startswith("kaggle:"):

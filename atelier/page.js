@@ -1,12 +1,17 @@
 () => {
-    document.addEventListener("paste", event => {  // puts a pasted file where one would be dropped
+    const take = event => {  // a file that is pasted, or dropped beside the box for it
+        const {files} = event.clipboardData ?? event.dataTransfer;
         const inputs = [...document.querySelectorAll("input[type=file]")];
         const input = inputs.find(one => one.closest(".block")?.offsetParent);
-        if (input && event.clipboardData.files.length) {
-            input.files = event.clipboardData.files;
+        if (input && files.length && !event.defaultPrevented) {
+            event.preventDefault();
+            input.files = files;
             input.dispatchEvent(new Event("change"));
         }
-    });
+    };
+    document.addEventListener("paste", take);
+    document.addEventListener("drop", take);
+    document.addEventListener("dragover", event => event.preventDefault());  // or nothing could be dropped
     document.addEventListener("click", event => {  // Gradio's arrow beside several choices opens nothing by itself
         event.target.closest(".icon-wrap")?.parentElement.querySelector("[role=combobox]")?.focus();
     });

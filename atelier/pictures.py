@@ -37,13 +37,14 @@ def strip(tiles: Iterable[str], style: str = "") -> str:
     return f"<div class='strip' style='{style}'>{''.join(tiles)}</div>"
 
 
-def tile(image: Image.Image, caption: str, number: int | None = None, is_current: bool = False) -> str:
-    """Return the HTML of a picture and a caption of some lines; with a number, it is a button that sends it."""
+def tile(image: Image.Image, caption: str, what: object = None, is_current: bool = False) -> str:
+    """Return the HTML of a picture and a caption of some lines; it is a button if there is something for it to send."""
     title, *more = map(escape, filter(None, caption.split("\n")))
     inside = f"{img(image, '', 'JPEG')}<b>{title}</b><small>{'<br>'.join(more)}</small>"
-    if number is None:
+    if what is None:
         return f"<div>{inside}</div>"
-    return f"<button data-act='choose' data-what='{number}' aria-current='{str(is_current).lower()}'>{inside}</button>"
+    sent = escape(str(what))
+    return f"<button data-act='choose' data-what='{sent}' aria-current='{str(is_current).lower()}'>{inside}</button>"
 
 
 def frame(image: Image.Image, alt: str, kind: str = "PNG", marks: str = "") -> str:

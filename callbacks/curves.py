@@ -1,10 +1,11 @@
 """Loss curves, train against validation, as one chart that grows with the run."""
 
 import math
-from io import BytesIO
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
@@ -90,9 +91,9 @@ def draw_curves(history: dict[str, list[tuple[int, float]]]) -> Image.Image:
         axes.xaxis.set(major_locator=MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    png = BytesIO()
-    figure.savefig(png)
-    return Image.open(png)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _values(history: dict[str, list[tuple[int, float]]], term: str) -> list[float]:

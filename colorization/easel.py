@@ -142,8 +142,9 @@ class Easel:
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
 
-    def show(self, number: int) -> None:
-        self.shown = list(self.views)[number]
+    def show(self, checkpoint: str) -> None:
+        if checkpoint in self.views:  # a click can come after its tile was replaced
+            self.shown = checkpoint
 
     def remove(self, text: str) -> None:
         self.change_hints([hint for hint in self.hints if str(hint) != text])

@@ -34,7 +34,7 @@ def page(atelier: Atelier, browser: Any) -> Iterator[Any]:
 
 def command_for(page: Any, wanted: str) -> list[str]:
     """Wait until the page's command line says what is wanted, and return its arguments."""
-    box = page.locator("#command textarea")
+    box = page.locator("label", has_text="The same on the command line").locator("textarea")
     page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
     return shlex.split(box.input_value())[3:]
 
@@ -90,14 +90,22 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
     assert ours.read_bytes() != Path("without", "deep.tif").read_bytes()
 
 
-def test_a_picture_can_be_pasted(page: Any) -> None:
-    paste = """bytes => {
-        const clipboardData = new DataTransfer();
-        clipboardData.items.add(new File([new Uint8Array(bytes)], 'pasted.png'));
-        document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}));
+@pytest.mark.parametrize(
+    "event",
+    [
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})",
+        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})",
+    ],
+    ids=["pasted", "dropped beside the box"],
+)
+def test_a_picture_can_be_given_anywhere(event: str, page: Any) -> None:
+    give = """bytes => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], 'given.png'));
+        document.body.dispatchEvent(%s);
     }"""
-    page.evaluate(paste, list(COFFEE.read_bytes()))
-    command_for(page, "pasted.png")
+    page.evaluate(give % event, list(COFFEE.read_bytes()))
+    command_for(page, "given.png")
 
 
 def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any) -> None:
@@ -136,6 +144,19 @@ def test_on_a_phone_a_hint_is_chosen_with_the_picture_in_sight(page: Any) -> Non
     assert picture["y"] < swatch["y"]
     assert swatch["y"] + swatch["height"] < picture["y"] + 900
     assert others["y"] > swatch["y"]
+
+
+def test_what_needs_the_ring_is_there_only_with_the_picture_to_point_into(page: Any) -> None:
+    own = page.get_by_role("button", name="Put your own color")
+    page.get_by_role("tab", name="Before and after").click()
+    own.wait_for(state="hidden")
+    page.get_by_role("tab", name="Touch up").click()
+    own.wait_for()
+
+
+def test_without_a_model_the_page_asks_for_one_at_once(page: Any) -> None:
+    page.locator(".block", has_text="Models to compare").get_by_title("Clear").click()
+    page.get_by_text("choose a model first").wait_for()
 
 
 def test_of_quick_moves_the_last_counts(page: Any) -> None:
