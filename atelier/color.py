@@ -26,6 +26,8 @@ from system.errors import PigmentError, shown
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
+COMMAND = "The same on the command line"
+WHERE = "For Pigment's folder, with the picture in it."
 MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
 OWN = (
     "<div class='own'><input type='color' value='#2a5caa' aria-label='Your own color'>"
@@ -69,13 +71,11 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                     swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
                     own = gr.HTML(OWN, js_on_load=SCRIPT)
                     undo = gr.Button("Undo", size="sm")
-            command = gr.Textbox(
-                label="The same on the command line", lines=3, max_lines=3, buttons=["copy"], interactive=False
-            )
+            command = gr.Textbox(label=COMMAND, info=WHERE, lines=3, max_lines=3, buttons=["copy"], interactive=False)
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
                 stop = gr.Button("Stop", min_width=60, interactive=False)
-            hints = gr.HTML(js_on_load=SCRIPT)  # last, as it grows
+            hints = gr.HTML(js_on_load=SCRIPT, elem_id="hints")  # last, as it grows
             saved = gr.File(visible="hidden")
 
     def show(easel: Easel) -> dict[Any, Any]:
@@ -135,7 +135,10 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
 
     def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
         easel = there(easel)
-        yield from look(easel, read_picture(easel.path).pixels, checkpoints)
+        if checkpoints:
+            yield from look(easel, read_picture(easel.path).pixels, checkpoints)
+        else:  # the list was emptied
+            yield {chosen: [offered[0][1]]}
 
     def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> dict[Any, Any]:
         easel = there(easel)
@@ -174,7 +177,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     working: list[Any] = [
         file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
         example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH
-        chosen.change(compare, [state, chosen], everything, trigger_mode="always_last", **looks),
+        chosen.change(compare, [state, chosen], [*everything, chosen], trigger_mode="always_last", **looks),
         downloaded,
     ]
     file.upload(None, None, file, js="() => null")  # makes room for the next

@@ -31,6 +31,7 @@ NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
 BATCH = 64  # images encoded at a time
 KEEP = "Keep for a walk"
+FULL = f"{NUM_CORNERS} are kept: remove one to keep another"
 WALKS = {  # by the number of fruits
     0: "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square.",
     1: "Keep one more fruit on the tab Fruit to walk to it.",
@@ -159,7 +160,7 @@ def fruit_tabs(models: Models) -> None:
         images = [decode(code[None], vae)[0] for code in codes]
         corners = fruits_to_choose(images, [f"{one.name}\nclick to remove" for one in kept])
         free = len(kept) < NUM_CORNERS
-        full = gr.Button(KEEP if free else f"{NUM_CORNERS} are kept", interactive=free)
+        full = gr.Button(KEEP if free else FULL, interactive=free)
         if len(kept) < 2:
             return full, corners, WALKS[len(kept)], "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
@@ -169,7 +170,7 @@ def fruit_tabs(models: Models) -> None:
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
-        across, down = round(float(across), 3), round(float(down), 3) if len(kept) > 2 else 0.0
+        down = down if len(kept) > 2 else 0.0
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
         names = [str(fruit) for fruit, _ in kept]
@@ -178,7 +179,7 @@ def fruit_tabs(models: Models) -> None:
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
-        return pass_by(path, kept[path], place.x, place.y)
+        return pass_by(path, kept[path], along(place.x), along(place.y))
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
@@ -207,7 +208,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
         data = own_data(path, vae)
     except PigmentError as error:
         cause, _, _ = str(error).partition(";")  # the rest is advice for the command line
-        note = f"New fruits, without names, as the training images are not here: {escape(cause)}."
+        note = f"New fruits. They have no names, as the training images are not here: {escape(cause)}."
         fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
         codes = torch.stack([fruit.code(vae) for fruit in fruits])
         images = decode(codes, vae)
@@ -220,7 +221,7 @@ def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
         with evaluating(vae):
             codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
     chart = Chart.draw(list(map(Found, fruits, codes)), images, vae)
-    return chart, f"{note} Point anywhere. From the nearest fruit, direction 1 leads right, and direction 2 down."
+    return chart, f"{note} Point at one, or between them."
 
 
 def own_data(path: str, vae: VAE) -> FolderDataModule:
@@ -239,8 +240,15 @@ def own_data(path: str, vae: VAE) -> FolderDataModule:
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
-    label = "The same fruit on the command line"
-    return gr.Textbox(label=label, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible)
+    label, where = "The same fruit on the command line", "For Pigment's folder."
+    return gr.Textbox(
+        label=label, info=where, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible
+    )
+
+
+def along(place: float) -> float:
+    """Return how far along the way a place in its picture is: the middles of what is drawn there are where it lies."""
+    return round(min(1.0, max(0.0, (COLUMNS * place - 0.5) / (COLUMNS - 1))), 3)
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:

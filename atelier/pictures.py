@@ -24,7 +24,8 @@ def img(image: Image.Image, alt: str, kind: str = "PNG") -> str:
 
 def saveable(image: Image.Image, caption: str, name: str) -> str:
     """Return the HTML of a picture, its caption, and a link that saves it as ``name``, a PNG."""
-    save = f'<a href="{data_url(image)}" download="{escape(name)}">Save as {escape(name)}</a>'
+    label = f"Save as {escape(name)} ({image.width} x {image.height})"
+    save = f'<a href="{data_url(image)}" download="{escape(name)}">{label}</a>'
     return f'<figure class="saveable">{img(image, caption)}<figcaption>{escape(caption)}{save}</figcaption></figure>'
 
 

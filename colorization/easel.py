@@ -129,15 +129,12 @@ class Easel:
         self.change_hints([*(hint for hint in self.hints if hint[:2] != self.spot), placed])
 
     def move(self, text: str) -> None:
-        """Move a hint to the spot, in place of one that is there."""
-        if text in map(str, self.hints):  # a second click can come before the page shows the change
-            self.change_hints(
-                [
-                    Hint(*self.spot, hint.color) if str(hint) == text else hint
-                    for hint in self.hints
-                    if str(hint) == text or hint[:2] != self.spot
-                ]
-            )
+        """Move a hint to the spot, unless another one is there."""
+        if text not in map(str, self.hints):  # a second click can come before the page shows the change
+            return
+        if any(hint[:2] == self.spot and str(hint) != text for hint in self.hints):
+            raise PigmentError("there is a hint at the ring already; point somewhere else first")
+        self.change_hints([Hint(*self.spot, hint.color) if str(hint) == text else hint for hint in self.hints])
 
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness

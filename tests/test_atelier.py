@@ -124,9 +124,9 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     command_for(page, "'0.48,0.5,#")
     swatch.press("Enter")  # a second one, where the ring is
     page.get_by_role("button", name="remove hint 2").wait_for()
-    press(page, "move hint 1")  # which replaces it
-    page.get_by_role("button", name="remove hint 2").wait_for(state="detached")
-    assert command_for(page, "--hint '0.9").count("--hint") == 1
+    press(page, "move hint 1")
+    page.get_by_text("there is a hint at the ring already").wait_for()
+    assert command_for(page, "'0.48,0.5,#").count("--hint") == 2
 
 
 def test_on_a_phone_a_hint_is_chosen_with_the_picture_in_sight(page: Any) -> None:
@@ -154,9 +154,13 @@ def test_what_needs_the_ring_is_there_only_with_the_picture_to_point_into(page: 
     own.wait_for()
 
 
-def test_without_a_model_the_page_asks_for_one_at_once(page: Any) -> None:
-    page.locator(".block", has_text="Models to compare").get_by_title("Clear").click()
-    page.get_by_text("choose a model first").wait_for()
+def test_an_emptied_list_of_models_holds_the_first_again(page: Any) -> None:
+    models = page.locator(".block", has_text="Models to compare")
+    models.get_by_title("Clear").click()
+    models.get_by_text("comes with Pigment").wait_for(state="detached")
+    models.get_by_text("comes with Pigment").wait_for()
+    page.get_by_role("button", name="rocket").click()
+    command_for(page, "rocket.jpg")
 
 
 def test_of_quick_moves_the_last_counts(page: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from images.drawing import COLUMNS
 from tests.browser import Atelier, visit
 from train import PigmentCLI
 from vae.__main__ import main
@@ -132,7 +133,7 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     keep_new(fruit, 3)
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 0 3 --at=0.5 ", WALK)
-    point(fruit, "The way", 0.2501, 0.5)
+    point(fruit, "The way", 0.2813, 0.5)
     line = wait_for_line(fruit, "walk 0 3 --at=0.25 ", WALK)
     assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
 
@@ -143,10 +144,10 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     fruit.get_by_text("the third is the lower edge").wait_for()
     fruit.get_by_role("img", name="between seed 0, seed 3, and seed 5").wait_for()
     fruit.get_by_role("slider", name="The way").press("ArrowDown")
-    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.52 ", WALK)
-    point(fruit, "The way", 0.155, 0.755)
-    line = wait_for_line(fruit, "walk 0 3 5 --at=0.15", WALK)
-    assert "0.75" in line
+    wait_for_line(fruit, "walk 0 3 5 --at=0.5,0.523 ", WALK)
+    middle_of_first = 0.5 / COLUMNS
+    point(fruit, "The way", middle_of_first, 0.723)
+    line = wait_for_line(fruit, "walk 0 3 5 --at=0,0.75", WALK)
     assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
 
     go_to(fruit, "Fruit")
@@ -201,7 +202,7 @@ def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browse
 
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
-    fruit.get_by_text("without names, as the training images are not here: they do not come with Pigment").wait_for()
+    fruit.get_by_text("the training images are not here: they do not come with Pigment").wait_for()
     press(fruit, "Keep for a walk")
     removable = fruit.get_by_role("button", name="seed 0 click to remove")
     removable.wait_for()

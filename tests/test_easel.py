@@ -24,11 +24,14 @@ def texts(easel: Easel) -> list[str]:
     return list(map(str, easel.hints))
 
 
-def test_a_moved_hint_replaces_what_is_there_and_a_second_click_changes_nothing(easel: Easel) -> None:
-    red, _ = texts(easel)
+def test_a_hint_moves_to_a_free_spot_and_a_second_click_changes_nothing(easel: Easel) -> None:
+    red, blue = texts(easel)
+    with pytest.raises(PigmentError, match="there is a hint at the ring already"):
+        easel.move(red)
+    easel.point(0.3, 0.4, when=2)
     for _ in range(2):
         easel.move(red)
-        assert texts(easel) == ["0.1,0.2,#ff0000"]
+        assert texts(easel) == ["0.3,0.4,#ff0000", blue]
     easel.undo()
     assert texts(easel) == ["0.5,0.5,#ff0000", "0.1,0.2,#0000ff"]
 
