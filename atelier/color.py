@@ -71,7 +71,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                     swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
                     own = gr.HTML(OWN, js_on_load=SCRIPT)
                     undo = gr.Button("Undo", size="sm")
-            command = gr.Textbox(label=COMMAND, info=WHERE, lines=3, max_lines=3, buttons=["copy"], interactive=False)
+            command = gr.Textbox(label=COMMAND, info=WHERE, lines=4, max_lines=4, buttons=["copy"], interactive=False)
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
                 stop = gr.Button("Stop", min_width=60, interactive=False)
