@@ -27,7 +27,7 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 COMMAND = "The same on the command line"
-WHERE = "For Pigment's folder, with the picture in it."
+WHERE = "To run in Pigment's folder, with the picture there."
 MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
 OWN = (
     "<div class='own'><input type='color' value='#2a5caa' aria-label='Your own color'>"

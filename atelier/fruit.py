@@ -151,8 +151,8 @@ def fruit_tabs(models: Models) -> None:
         return {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]}
 
     def let_go(path: str, kept: Kept, chosen: gr.EventData) -> Kept:
-        number = int(chosen.what)
-        return {**kept, path: kept[path][:number] + kept[path][number + 1 :]}
+        number, ours = int(chosen.what), there(kept.get(path))
+        return {**kept, path: ours[:number] + ours[number + 1 :]}
 
     def lay_out(path: str, all_kept: Kept) -> tuple[Any, ...]:
         vae, kept = models.load(path, VAE), all_kept.get(path, [])
@@ -179,7 +179,7 @@ def fruit_tabs(models: Models) -> None:
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
-        return pass_by(path, kept[path], along(place.x), along(place.y))
+        return pass_by(path, there(kept.get(path)), along(place.x), along(place.y))
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
@@ -240,14 +240,14 @@ def own_data(path: str, vae: VAE) -> FolderDataModule:
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
-    label, where = "The same fruit on the command line", "For Pigment's folder."
+    label, where = "The same fruit on the command line", "To run in Pigment's folder."
     return gr.Textbox(
         label=label, info=where, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible
     )
 
 
 def along(place: float) -> float:
-    """Return how far along the way a place in its picture is: the middles of what is drawn there are where it lies."""
+    """Return how far along the way a place in its picture lies: the middle of each image, where that was drawn."""
     return round(min(1.0, max(0.0, (COLUMNS * place - 0.5) / (COLUMNS - 1))), 3)
 
 

@@ -133,7 +133,7 @@ class Easel:
         if text not in map(str, self.hints):  # a second click can come before the page shows the change
             return
         if any(hint[:2] == self.spot and str(hint) != text for hint in self.hints):
-            raise PigmentError("there is a hint at the ring already; point somewhere else first")
+            raise PigmentError("there is a color at the ring already; point somewhere else first")
         self.change_hints([Hint(*self.spot, hint.color) if str(hint) == text else hint for hint in self.hints])
 
     def enliven(self, vividness: float) -> None:

@@ -125,7 +125,7 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     swatch.press("Enter")  # a second one, where the ring is
     page.get_by_role("button", name="remove hint 2").wait_for()
     press(page, "move hint 1")
-    page.get_by_text("there is a hint at the ring already").wait_for()
+    page.get_by_text("there is a color at the ring already").wait_for()
     assert command_for(page, "'0.48,0.5,#").count("--hint") == 2
 
 

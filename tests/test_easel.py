@@ -26,7 +26,7 @@ def texts(easel: Easel) -> list[str]:
 
 def test_a_hint_moves_to_a_free_spot_and_a_second_click_changes_nothing(easel: Easel) -> None:
     red, blue = texts(easel)
-    with pytest.raises(PigmentError, match="there is a hint at the ring already"):
+    with pytest.raises(PigmentError, match="there is a color at the ring already"):
         easel.move(red)
     easel.point(0.3, 0.4, when=2)
     for _ in range(2):
