@@ -27,7 +27,7 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 COMMAND = "The same on the command line"
-WHERE = "To run in Pigment's folder, with the picture there."
+WHERE = "In Pigment's folder, with the picture in it."
 MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
 OWN = (
     "<div class='own'><input type='color' value='#2a5caa' aria-label='Your own color'>"
@@ -60,7 +60,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 picture = gr.HTML(js_on_load=SCRIPT)
             with gr.Tab("Before and after", elem_id="before-and-after"):
                 slider = gr.ImageSlider(
-                    label="Lightness, and color", format="jpeg", interactive=False, buttons=["fullscreen"]
+                    label="As given, and as colored", format="jpeg", interactive=False, buttons=["fullscreen"]
                 )
             status = gr.Markdown("Coloring a first picture …")
             compared = gr.HTML(js_on_load=SCRIPT, elem_id="compared")
@@ -81,7 +81,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def show(easel: Easel) -> dict[Any, Any]:
         return {
             picture: large(easel),
-            slider: (easel.gray, easel.views[easel.shown].colored),
+            slider: (easel.original, easel.views[easel.shown].colored),
             compared: side_by_side(easel),
             **controls(easel),
         }

@@ -240,7 +240,7 @@ def own_data(path: str, vae: VAE) -> FolderDataModule:
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
-    label, where = "The same fruit on the command line", "To run in Pigment's folder."
+    label, where = "The same fruit on the command line", "In Pigment's folder."
     return gr.Textbox(
         label=label, info=where, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible
     )
