@@ -7,6 +7,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,23 @@ def test_what_needs_the_ring_is_there_only_with_the_picture_to_point_into(page: 
     own.wait_for(state="hidden")
     page.get_by_role("tab", name="Touch up").click()
     own.wait_for()
+
+
+def test_before_is_the_picture_as_given_and_after_its_colors(page: Any) -> None:
+    page.get_by_role("button", name="coffee").click()
+    command_for(page, "coffee.png")
+    page.get_by_role("tab", name="Before and after").click()
+    sides = page.locator("#before-and-after img")
+    sides.nth(1).wait_for()
+    with Image.open(COFFEE) as image:
+        given = np.asarray(image, float)
+    far = []
+    for side in sides.all():
+        with Image.open(BytesIO(page.request.get(side.get_attribute("src")).body())) as image:
+            far.append(np.abs(np.asarray(image, float) - given).mean())
+    assert len(far) == 2
+    assert min(far) < 6  # of 255; it is a JPEG
+    assert max(far) > 10
 
 
 def test_an_emptied_list_of_models_holds_the_first_again(page: Any) -> None:
