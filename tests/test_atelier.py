@@ -174,8 +174,9 @@ def test_before_is_the_picture_as_given_and_after_its_colors(page: Any) -> None:
 
 def test_an_emptied_list_of_models_holds_the_first_again(page: Any) -> None:
     models = page.locator(".block", has_text="Models to compare")
+    first = models.get_by_text("comes with Pigment").element_handle()
     models.get_by_title("Clear").click()
-    models.get_by_text("comes with Pigment").wait_for(state="detached")
+    first.wait_for_element_state("hidden")  # for good; the one that follows is another
     models.get_by_text("comes with Pigment").wait_for()
     page.get_by_role("button", name="rocket").click()
     command_for(page, "rocket.jpg")
