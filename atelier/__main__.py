@@ -29,8 +29,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise PigmentError(
                 "the page needs Gradio, which is not installed: .venv/bin/pip install 'gradio>=6.31,<7'"
             ) from None
-        from atelier.models import Models
         from atelier.page import open_page
+        from study.models import Models
 
         models = Models(options.runs, options.ckpt)
         with handling(interrupt), open_page(models, options.host, options.port, options.share) as address:

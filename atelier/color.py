@@ -13,7 +13,6 @@ import skimage
 from PIL import Image
 
 from atelier.events import AT_ONCE, EACH, LONG, there
-from atelier.models import Models
 from atelier.pictures import SCRIPT, at, frame, pad, strip, tile
 from colorization import Colorizer, PaletteColorizer
 from colorization.easel import Easel, read_picture, small
@@ -21,6 +20,7 @@ from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
 from images.writing import Pixels
+from study.models import Models
 from system.errors import PigmentError, shown
 
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change

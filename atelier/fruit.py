@@ -14,22 +14,20 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from atelier.events import AT_ONCE, EACH, there
-from atelier.models import SHIPPED, Models
 from atelier.pictures import SCRIPT, img, pad, saveable, strip, tile
-from datamodules.folder import FolderDataModule, evenly_spaced, in_batches
+from datamodules.folder import evenly_spaced, in_batches
 from images.drawing import COLUMNS, grid
-from modes import evaluating
-from resuming.checkpoints import read_checkpoint, training_data
+from study.models import SHIPPED, Models
 from system.errors import PigmentError
 from vae import VAE
 from vae.chart import Chart, Found
 from vae.codes import Sampler
-from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image
+from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image, share_at
+from vae.weights import FRUIT, LEARNED
 
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
-BATCH = 64  # images encoded at a time
 KEEP = "Keep for a walk"
 FULL = f"{NUM_CORNERS} are kept: remove one to keep another"
 WALKS = {  # by the number of fruits
@@ -40,16 +38,18 @@ WALKS = {  # by the number of fruits
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
-Kept = dict[str, list[Found]]
+Kept = dict[str, list[Found]]  # by model
+ELSEWHERE = "<p class='note'>What you kept of another model comes back with it.</p>"
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
 def fruit_tabs(models: Models) -> None:
-    found, kept = gr.State(), gr.State({})  # the latter by model
+    found, kept = gr.State(), gr.State({})
     with gr.Tab("Fruit") as tab, gr.Row():
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
             with gr.Tab("Map"):
+                kind = gr.Dropdown([], label="Kind", info="Choose one to see a typical fruit.")
                 chart = gr.HTML(js_on_load=SCRIPT)
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
@@ -81,7 +81,7 @@ def fruit_tabs(models: Models) -> None:
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
                 way_line = command_line("walk-command", visible=False)
-    shown = [found, *sliders, picture, line]
+    shown = [kind, found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
     def find(path: str | None) -> gr.Dropdown:
@@ -92,17 +92,17 @@ def fruit_tabs(models: Models) -> None:
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
-            samplers, (charted, note) = get_args(Sampler), draw_chart(path, vae)
-            picture = pad(charted.picture, "Map of fruits: point at one, or between them")
-            has_images = isinstance(charted.fruits[0].fruit.source, Path)
+            samplers, (charted, note) = get_args(Sampler), draw_chart(path, vae, models)
+            picture, kinds = pad(charted.picture, "Map of fruits: point at one, or between them"), [*charted.typical]
         else:
-            samplers, picture, note, has_images = ("prior",), "", NO_CODES, False
+            samplers, picture, note, kinds = ("prior",), "", NO_CODES, []
         first = Fruit((samplers[-1], 0))
         return (
             picture,
             note,
+            gr.Dropdown(kinds, value=None, visible=len(kinds) > 1),
             gr.Dropdown(samplers, value=samplers[-1]),
-            gr.Checkbox(False, visible=has_images),
+            gr.Checkbox(False, visible=bool(kinds)),
             Found(first, first.code(vae)),
             *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
@@ -114,7 +114,7 @@ def fruit_tabs(models: Models) -> None:
         captions = [f"seed {seed}" for seed in seeds]
         yield fruits_to_choose(images, captions)
         if with_nearest:
-            training = own_data(path, vae).images("train")
+            training = models.data(path, vae.image_size).images("train")
             indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
             pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
             yield fruits_to_choose(pairs, captions)
@@ -125,13 +125,20 @@ def fruit_tabs(models: Models) -> None:
         (image,) = decode(moved.code[None], vae)
         return saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
 
-    def begin_with(path: str, found: Found | None, moves: Sequence[float] = ()) -> tuple[Any, ...]:
+    def begin_with(
+        path: str, found: Found | None, moves: Sequence[float] = (), kind: str | None = None
+    ) -> tuple[Any, ...]:
         moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
-        return found, *moves, *show(path, found, *moves)
+        return kind, found, *moves, *show(path, found, *moves)
 
     def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
-        chart, _ = draw_chart(path, models.load(path, VAE))
-        return begin_with(path, *chart.at(place.x, place.y))
+        chart, _ = draw_chart(path, models.load(path, VAE), models)
+        found, moves = chart.at(place.x, place.y)
+        return begin_with(path, found, moves, found.name if found.name in chart.typical else None)
+
+    def choose_kind(path: str, kind: str) -> tuple[Any, ...]:
+        chart, _ = draw_chart(path, models.load(path, VAE), models)
+        return begin_with(path, chart.typical[kind], kind=kind)
 
     def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit((sampler, seed + int(chosen.what)))
@@ -159,6 +166,8 @@ def fruit_tabs(models: Models) -> None:
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
         corners = fruits_to_choose(images, [f"{one.name}\nclick to remove" for one in kept])
+        if any(ours for model, ours in all_kept.items() if model != path):
+            corners += ELSEWHERE
         free = len(kept) < NUM_CORNERS
         full = gr.Button(KEEP if free else FULL, interactive=free)
         if len(kept) < 2:
@@ -179,11 +188,11 @@ def fruit_tabs(models: Models) -> None:
         return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
-        return pass_by(path, there(kept.get(path)), along(place.x), along(place.y))
+        return pass_by(path, there(kept.get(path)), share_at(place.x, COLUMNS), share_at(place.y, COLUMNS))
 
     walk = [keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    model = [chart, about_chart, sampler, with_nearest, found, *sliders]
+    model = [chart, about_chart, kind, sampler, with_nearest, found, *sliders]
     opened = path.change(open_model, path, model, show_progress_on=chart)
     opened.success(show, [path, found, *sliders], [picture, line])
     opened.success(draw_new, new_fruits, new)
@@ -192,6 +201,7 @@ def fruit_tabs(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
+    kind.input(choose_kind, [path, kind], shown)
     new.click(choose_new, [path, seed, sampler], shown)
     own.upload(read_own, [path, own], [seen, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
@@ -202,41 +212,22 @@ def fruit_tabs(models: Models) -> None:
 
 
 @lru_cache(maxsize=4)
-def draw_chart(path: str, vae: VAE) -> tuple[Chart, str]:
+def draw_chart(path: str, vae: VAE, models: Models) -> tuple[Chart, str]:
     """Map training images, or new fruits if there are none here, and say what the map shows."""
     try:
-        data = own_data(path, vae)
+        data = models.data(path, vae.image_size)
     except PigmentError as error:
         cause, _, _ = str(error).partition(";")  # the rest is advice for the command line
-        note = f"New fruits. They have no names, as the training images are not here: {escape(cause)}."
-        fruits = [Fruit(("mixture", seed)) for seed in range(NUM_CHARTED)]
-        codes = torch.stack([fruit.code(vae) for fruit in fruits])
-        images = decode(codes, vae)
+        like = f", like the {LEARNED} that the model learned from" if Path(path) == FRUIT else ""
+        note = f"New fruits{like}. They have no names, as the training images are not here: {escape(cause)}."
+        chart = Chart.of_new(NUM_CHARTED, vae)
     else:
         note = "Training images, where their codes lie."
         training, paths = data.images("train"), data.store.paths()
         indices = evenly_spaced(training, NUM_CHARTED)
-        fruits = [Fruit(data.folder / paths[row]) for row in training.rows[indices]]
-        images = training.__getitems__(indices.tolist()) / 255
-        with evaluating(vae):
-            codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
-    chart = Chart.draw(list(map(Found, fruits, codes)), images, vae)
+        files = [data.folder / paths[row] for row in training.rows[indices]]
+        chart = Chart.of_images(files, training.__getitems__(indices.tolist()) / 255, vae)
     return chart, f"{note} Point at one, or between them."
-
-
-def own_data(path: str, vae: VAE) -> FolderDataModule:
-    """Find what a checkpoint was trained on.
-
-    Raises:
-        PigmentError: if that is not on this machine.
-    """
-    if Path(path) in SHIPPED:
-        raise PigmentError("they do not come with Pigment")
-    checkpoint = read_checkpoint(path, verify=False)
-    root = checkpoint.get("datamodule_hyper_parameters", {}).get("root") or ""
-    if root.startswith("kaggle:"):
-        raise PigmentError(f"{root} would have to be fetched")
-    return training_data(checkpoint, vae.image_size)
 
 
 def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
@@ -244,11 +235,6 @@ def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
     return gr.Textbox(
         label=label, info=where, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible
     )
-
-
-def along(place: float) -> float:
-    """Return how far along the way a place in its picture lies: the middle of each image, where that was drawn."""
-    return round(min(1.0, max(0.0, (COLUMNS * place - 0.5) / (COLUMNS - 1))), 3)
 
 
 def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:

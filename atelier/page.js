@@ -12,6 +12,10 @@
     document.addEventListener("paste", take);
     document.addEventListener("drop", take);
     document.addEventListener("dragover", event => event.preventDefault());  // or nothing could be dropped
+    new MutationObserver(() => {  // a label names the first control in it, which is Gradio's button to copy
+        for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])"))
+            text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText.trim();
+    }).observe(document.body, {childList: true, subtree: true});
     document.addEventListener("click", event => {  // Gradio's arrow beside several choices opens nothing by itself
         event.target.closest(".icon-wrap")?.parentElement.querySelector("[role=combobox]")?.focus();
     });

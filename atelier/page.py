@@ -12,8 +12,8 @@ import gradio as gr
 
 from atelier.color import color_tab, draw_examples
 from atelier.fruit import fruit_tabs
-from atelier.models import Models
 from atelier.runs import runs_tab
+from study.models import Models
 from system.errors import PigmentError, shown
 from system.hardware import within_memory
 

@@ -3,6 +3,11 @@ element.addEventListener('click', event => {
     const {act, what = element.querySelector('[type=color]')?.value} = event.target.closest('a, [data-act]')?.dataset ?? {};
     if (act) trigger('click', {act, what});
 });
+const field = element.querySelector('[type=color]');  // keeps its color when it is hidden and shown again
+if (field) {
+    field.value = document.body.dataset.own ?? field.value;
+    field.addEventListener('input', () => document.body.dataset.own = field.value);
+}
 
 // Pointing into a pad, by mouse, finger, or arrow keys, sends x and y, shares across and down, and when.
 let place, goal, waiting;

@@ -9,9 +9,9 @@ import gradio as gr
 from PIL import Image
 
 from atelier.events import AT_ONCE, EACH
-from atelier.models import Models
 from atelier.pictures import SCRIPT, img
 from resuming.loggers import sync_command
+from study.models import Models
 from study.overview import FIGURES, Run, find_run, find_runs
 from system.errors import reason
 

@@ -38,9 +38,10 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        parts = [self.kind, self.recipe, self.data, f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"]
-        parts += [f"validation {heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
-        return " · ".join([*parts, self.folder.name])
+        """What to call it in a list, where only the beginning may be shown."""
+        best = [f"validation {heading} {self.best[heading]:.2f}" for heading in IN_LABEL if heading in self.best]
+        epochs = f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"
+        return " · ".join([self.kind, *best, epochs, self.data, self.recipe, self.folder.name])
 
 
 def find_runs(root: Path) -> tuple[list[Run], dict[str, str]]:

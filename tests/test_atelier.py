@@ -35,7 +35,7 @@ def page(atelier: Atelier, browser: Any) -> Iterator[Any]:
 
 def command_for(page: Any, wanted: str) -> list[str]:
     """Wait until the page's command line says what is wanted, and return its arguments."""
-    box = page.locator("label", has_text="The same on the command line").locator("textarea")
+    box = page.get_by_label("The same on the command line")
     page.wait_for_function("([box, wanted]) => box.value.includes(wanted)", arg=[box.element_handle(), wanted])
     return shlex.split(box.input_value())[3:]
 
@@ -252,12 +252,20 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     run = main(tiny("fit", paintings, root, config=CONFIGS / "colorization" / "4_shallow_adam.yaml"))
     page.locator(".block", has_text="Models to compare").locator(".dropdown-arrow").click()
     option = page.get_by_role("option", name=re.compile(run.run_folder.name))
-    recipe = "ShallowColorizer · optimizer adam, loss mse, lr 0.001"
-    assert f"{recipe} · paintings · 2 epochs · validation CIEDE2000" in option.inner_text()
+    assert re.search("ShallowColorizer · validation CIEDE2000 [0-9.]+ · 2 epochs · paintings", option.inner_text())
+    assert "optimizer adam, loss mse, lr 0.001" in option.inner_text()
     option.click()
+    own = page.get_by_label("Your own color")
+    own.fill("#aa3311")
     page.get_by_role("button", name="ShallowColorizer").click()
     arguments = command_for(page, "--ckpt")
     assert page.get_by_role("slider", name="Point where").count() == 0  # this model takes no hints
+    assert own.count() == 0
+    page.get_by_role("button", name="Palette").click()
+    command_for(page, "--vividness")
+    assert own.input_value() == "#aa3311"
+    page.get_by_role("button", name="ShallowColorizer").click()
+    command_for(page, "--ckpt")
     assert page.get_by_text("Lightness", exact=True).is_visible()
     assert page.get_by_role("button", name="Lightness").count() == 0
     assert arguments[-1] == str(last(run).relative_to(atelier.folder))
@@ -297,8 +305,8 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("own_server")
 def test_a_picture_that_was_forgotten_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atelier.color.KEPT", 2)  # seconds
-    from atelier.models import Models
     from atelier.page import open_page
+    from study.models import Models
 
     with open_page(Models(tmp_path)) as address, visit(browser, address) as page:
         command_for(page, "camera.png")

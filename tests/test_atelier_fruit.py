@@ -203,15 +203,24 @@ def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browse
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
     fruit.get_by_text("the training images are not here: they do not come with Pigment").wait_for()
+    assert fruit.get_by_label("Kind", exact=True).count() == 0
+    assert fruit.get_by_label("The same fruit on the command line").first.input_value().startswith("python -m vae walk")
     press(fruit, "Keep for a walk")
     removable = fruit.get_by_role("button", name="seed 0 click to remove")
     removable.wait_for()
     choose(fruit, "Model", "whole")
     wait_for_line(fruit, "whole")
     removable.wait_for(state="detached")  # it is of the other model
+    fruit.get_by_text("What you kept of another model comes back with it.").wait_for()
     point(fruit, "Map of fruits", 0.4, 0.6)
     line = wait_for_line(fruit, str(vae_run.datamodule.folder / "Training"))
     assert (picture(fruit) == made_by(line, tmp_path / "fruit.png")).all()
+    pointed_at = Path(shlex.split(line)[4]).parent.name
+    assert fruit.get_by_label("Kind", exact=True).input_value() == pointed_at
+    (other,) = {"Lime", "Orange"} - {pointed_at}
+    choose(fruit, "Kind", other)
+    line = wait_for_line(fruit, f"/Training/{other}/")
+    assert (picture(fruit) == made_by(line, tmp_path / "typical.png")).all()
     choose(fruit, "Model", "comes with Pigment")
     removable.wait_for()
 

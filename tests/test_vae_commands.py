@@ -17,6 +17,7 @@ from train import PigmentCLI
 from train import main as train
 from vae import VAE, ConvVAE
 from vae.__main__ import main
+from vae.chart import Found, find_typical
 from vae.play import Fruit
 from vae.weights import FRUIT
 from vae.weights.__main__ import LARGEST
@@ -144,6 +145,16 @@ def test_a_fruit_moves_along_the_principal_directions(vae_run: PigmentCLI, capsy
     capsys.readouterr()
     assert main(["walk", "4@1,1,1,1,1", f"--ckpt={last(vae_run)}", "--out=grid.png"]) == 2
     assert capsys.readouterr().err == "error: this VAE has 4 principal directions, not 5\n"
+
+
+def test_a_typical_fruit_of_a_kind_is_the_one_nearest_to_its_mean() -> None:
+    codes = {"Pear/near.jpg": 1.0, "Pear/far.jpg": 9.0, "Pear/first.jpg": 0.0, "Apple/only.jpg": 5.0}
+    files = [Found(Fruit(Path(path)), torch.tensor([code])) for path, code in codes.items()]
+    typical = find_typical([Found(Fruit(("mixture", 3)), torch.zeros(1)), *files])
+    assert [(kind, str(found.fruit)) for kind, found in typical.items()] == [
+        ("Apple", "Apple/only.jpg"),
+        ("Pear", "Pear/near.jpg"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["17", "prior:17", "17@0.5,0,-2", "gaussian:3@-1", "pear.jpg", "a@b/17.png@0,0.1"])

@@ -10,10 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from images.drawing import MAP_SIZE, scattered
-from vae.play import Fruit, move
+from modes import evaluating
+from vae.play import Fruit, decode, move
 from vae.vae import VAE
 
 THUMBNAIL = 56  # pixels
+BATCH = 64  # images encoded at a time
 
 
 class Found(NamedTuple):
@@ -43,6 +45,21 @@ class Chart(NamedTuple):
     middle: Tensor  # (2,), what lies in the middle of the picture
     reach: Tensor  # (2,), from there to what lies outermost
     picture: Image.Image
+    typical: dict[str, Found]  # of each kind that training images show, the fruit nearest to their mean
+
+    @classmethod
+    def of_images(cls, paths: Sequence[Path], images: Tensor, vae: VAE) -> Self:
+        """Lay out images (N, 3, S, S) in [0, 1] and the files that they are from, as :meth:`draw` does."""
+        with evaluating(vae):
+            codes = torch.cat([vae.encode(some.to(vae.device))[0].cpu() for some in images.split(BATCH)])
+        return cls.draw([Found(Fruit(path), code) for path, code in zip(paths, codes, strict=True)], images, vae)
+
+    @classmethod
+    def of_new(cls, number: int, vae: VAE) -> Self:
+        """Lay out new fruits, as :meth:`draw` does."""
+        fruits = [Fruit(("mixture", seed)) for seed in range(number)]
+        codes = torch.stack([fruit.code(vae) for fruit in fruits])
+        return cls.draw(list(map(Found, fruits, codes)), decode(codes, vae), vae)
 
     @classmethod
     def draw(cls, fruits: Sequence[Found], images: Tensor, vae: VAE) -> Self:
@@ -63,7 +80,8 @@ class Chart(NamedTuple):
             if ((shares[free] - share).norm(dim=1) > 2 * THUMBNAIL / MAP_SIZE).all():
                 free.append(index)
         picture = scattered(images[free], shares[free], THUMBNAIL)
-        return cls([fruits[index] for index in free], places[free], middle, reach, picture)
+        shown = [fruits[index] for index in free]
+        return cls(shown, places[free], middle, reach, picture, find_typical(fruits))
 
     def at(self, across: float, down: float) -> tuple[Found, list[float]]:
         """Return the fruit nearest to a place in the picture, and the moves that lead from the fruit to that place."""
@@ -71,3 +89,16 @@ class Chart(NamedTuple):
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())
         return self.fruits[nearest], [round(way, 1) + 0.0 for way in ways[nearest].tolist()]  # no -0
+
+
+def find_typical(fruits: Sequence[Found]) -> dict[str, Found]:
+    """Return, of each kind in alphabetical order, the fruit from a file whose code is nearest to the kind's mean."""
+    kinds: dict[str, list[Found]] = {}
+    for found in fruits:
+        if isinstance(found.fruit.source, Path):
+            kinds.setdefault(found.name, []).append(found)
+    typical = {}
+    for kind, members in sorted(kinds.items()):
+        codes = torch.stack([code for _, code in members])
+        typical[kind] = members[int((codes - codes.mean(dim=0)).norm(dim=1).argmin())]
+    return typical

@@ -118,6 +118,14 @@ def places(num_corners: int, steps: int) -> tuple[Tensor, Tensor]:
     return shares[: steps if num_corners > 1 else 1], shares[: steps if num_corners > 2 else 1]
 
 
+def share_at(place: float, steps: int) -> float:
+    """Return how far along the way a place lies, from 0 to 1 across a picture of so many steps.
+
+    The middle of each image is where it was drawn, see :func:`places`.
+    """
+    return round(min(1.0, max(0.0, (steps * place - 0.5) / (steps - 1))), 3)
+
+
 def nearest(images: Tensor, batches: Iterable[Tensor]) -> Tensor:
     """Return which of the images in batches (B, 3, S, S) differs least from each of ``images`` (N, 3, S, S): (N,)."""
     distances = [torch.cdist(images.flatten(1), batch.flatten(1)) for batch in batches]

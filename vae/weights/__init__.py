@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
+LEARNED = "apples, cherries, grapes, onions, oranges, peaches, and tomatoes"
 FRUIT = Path(__file__).with_name("fruit.safetensors")

@@ -9,7 +9,8 @@ from typing import TypeVar
 from lightning.pytorch import LightningModule
 
 from colorization.weights import PALETTE
-from resuming.checkpoints import MODELS, load_model
+from datamodules.folder import FolderDataModule
+from resuming.checkpoints import MODELS, load_model, read_checkpoint, training_data
 from study.overview import find_runs
 from system.errors import PigmentError
 from vae.weights import FRUIT
@@ -19,7 +20,7 @@ Model = TypeVar("Model", bound=LightningModule)
 
 
 class Models:
-    """The models that the page offers. Runs are looked for each time, so new ones appear by themselves.
+    """Runs are looked for each time, so new ones appear by themselves.
 
     Args:
         runs: a folder with the folders of runs, at any depth.
@@ -50,6 +51,20 @@ class Models:
             return load_version(path, family, os.stat(path).st_mtime_ns)  # type: ignore[arg-type]  # mypy: not Hashable
         except FileNotFoundError:
             raise PigmentError(f"there is no checkpoint '{path}' any more; choose a different one") from None
+
+    def data(self, path: str, size: int) -> FolderDataModule:
+        """Find what one of the choices was trained on, at a size in pixels.
+
+        Raises:
+            PigmentError: if that is not on this machine.
+        """
+        if Path(path) in SHIPPED:
+            raise PigmentError("they do not come with Pigment")
+        checkpoint = read_checkpoint(path, verify=False)
+        root = checkpoint.get("datamodule_hyper_parameters", {}).get("root") or ""
+        if root.startswith("kaggle:"):
+            raise PigmentError(f"{root} would have to be fetched")
+        return training_data(checkpoint, size)
 
 
 @lru_cache(maxsize=4)
