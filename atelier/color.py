@@ -13,10 +13,9 @@ import skimage
 from PIL import Image
 
 from atelier.events import AT_ONCE, EACH, LONG, there
-from atelier.pictures import SCRIPT, at, frame, pad, strip, tile
+from atelier.pictures import HTML, SCRIPT
 from colorization import Colorizer, PaletteColorizer
 from colorization.easel import Easel, read_picture, small
-from colorization.hints import to_hex
 from colorization.palette import DEFAULT_VIVIDNESS
 from datamodules.demo.paintings import draw_painting
 from images.writing import Pixels
@@ -28,11 +27,6 @@ PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coff
 PAINTINGS = (1, 5, 8)  # seeds
 COMMAND = "The same on the command line"
 WHERE = "In Pigment's folder, with the picture in it."
-MEASURES = "CIEDE2000 is how different the colors look from the original's; 0 is the same."
-OWN = (
-    "<div class='own'><input type='color' value='#2a5caa' aria-label='Your own color'>"
-    "<button data-act='put'>Put your own color</button></div>"
-)
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
@@ -49,11 +43,12 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280, elem_id="begin"):
             file = gr.File(label="Your picture", height=130)
-            thumbnails = [
-                tile(small(read_picture(path).pixels), path.stem, number) for number, path in enumerate(examples)
-            ]
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
-            example = gr.HTML(strip(thumbnails, "--least: 76px; --aspect: 1"), js_on_load=SCRIPT)
+            thumbnails = [
+                HTML.tile(small(read_picture(path).pixels), path.stem, what=number)
+                for number, path in enumerate(examples)
+            ]
+            example = gr.HTML(HTML.strip(thumbnails, "--least: 76px; --aspect: 1"), js_on_load=SCRIPT)
             chosen = gr.Dropdown(offered, value=[offered[0][1]], multiselect=True, label="Models to compare")
         with gr.Column(scale=5, min_width=320, elem_id="stage"):
             with gr.Tab("Touch up"):
@@ -69,7 +64,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 vividness = gr.Slider(0, 1, DEFAULT_VIVIDNESS, step=0.05, label="Vividness", buttons=[])
                 with gr.Column(elem_id="touches"):
                     swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
-                    own = gr.HTML(OWN, js_on_load=SCRIPT)
+                    own = gr.HTML(HTML.own(), js_on_load=SCRIPT)
                     undo = gr.Button("Undo", size="sm")
             command = gr.Textbox(label=COMMAND, info=WHERE, lines=4, max_lines=4, buttons=["copy"], interactive=False)
             with gr.Row():
@@ -80,9 +75,9 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
 
     def show(easel: Easel) -> dict[Any, Any]:
         return {
-            picture: large(easel),
+            picture: HTML.canvas(easel),
             slider: (easel.original, easel.views[easel.shown].colored),
-            compared: side_by_side(easel),
+            compared: HTML.side_by_side(easel),
             **controls(easel),
         }
 
@@ -95,8 +90,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             state: easel,
             status: f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
             wishes: gr.Column(visible=takes_hints),
-            swatches: offer(easel, colorizer) if isinstance(colorizer, PaletteColorizer) else "",
-            hints: listed(easel) if takes_hints else "",
+            swatches: HTML.swatches(easel.likeliest(colorizer)) if isinstance(colorizer, PaletteColorizer) else "",
+            hints: HTML.hints(easel) if takes_hints else "",
             undo: gr.Button(interactive=bool(easel.past)),
             command: easel.command(colorizer),
         }
@@ -198,51 +193,3 @@ def draw_examples(folder: Path) -> list[Path]:
     for seed in PAINTINGS:
         Image.fromarray(draw_painting(np.random.default_rng(seed))).save(folder / f"painting {seed}.png")
     return [*(Path(skimage.__file__).parent / "data" / name for name in PHOTOGRAPHS), *sorted(folder.iterdir())]
-
-
-def large(easel: Easel) -> str:
-    """Return the HTML of the shown preview, with the spot and the numbered hints if its model takes hints."""
-    view = easel.views[easel.shown]
-    colored = Image.fromarray(view.colored)
-    if not view.wishes:
-        return frame(colored, "The picture in color", "JPEG")
-    hints = [
-        f"<b style='{at(hint.x, hint.y)}; --swatch: {to_hex(hint.color)}'>{number}</b>"
-        for number, hint in enumerate(easel.hints, start=1)
-    ]
-    return pad(colored, "Point where you want a different color", "JPEG", easel.spot, "".join(hints))
-
-
-def side_by_side(easel: Easel) -> str:
-    """Return the HTML of what the models make of a picture, between its lightness and, if it is in color, itself."""
-    views = [
-        tile(small(view.colored), "\n".join([view.name, view.figures, view.details]), path, path == easel.shown)
-        for path, view in easel.views.items()
-    ]
-    lightness = tile(small(easel.gray), "Lightness")
-    if not easel.in_color:
-        return strip([lightness, *views])
-    return strip([lightness, *views, tile(small(easel.original), "Original")]) + f"<p class='note'>{MEASURES}</p>"
-
-
-def offer(easel: Easel, colorizer: PaletteColorizer) -> str:
-    """Return the HTML of swatches of the likeliest colors at the spot."""
-    parts = ["<p>Point into the picture. At the ring, these are likely:</p><div class='swatches'>"]
-    for likely in easel.likeliest(colorizer):
-        value = to_hex(likely.color)
-        parts.append(
-            f"<button data-act='put' data-what='{value}' style='--swatch: {value}' aria-label='{value}, "
-            f"{likely.probability:.0%} likely'>{likely.probability:.0%}</button>"
-        )
-    return "".join([*parts, "</div>"])
-
-
-def listed(easel: Easel) -> str:
-    """Return the HTML of the hints, each with buttons."""
-    parts = []
-    for index, hint in enumerate(easel.hints):
-        parts.append(f"<li><b style='--swatch: {to_hex(hint.color)}'>{index + 1}</b>")
-        for act, label in {"move": "Move to the ring", "remove": "Remove"}.items():
-            attributes = f"data-act='{act}' data-what='{hint}' aria-label='{act} hint {index + 1}'"
-            parts.append(f"<button {attributes}>{label}</button>")
-    return f"<ol class='hints'>{''.join(parts)}</ol>"

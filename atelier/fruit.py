@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from atelier.events import AT_ONCE, EACH, there
-from atelier.pictures import SCRIPT, img, pad, saveable, strip, tile
+from atelier.pictures import HTML, SCRIPT
 from datamodules.folder import evenly_spaced, in_batches
 from images.drawing import COLUMNS, grid
 from study.models import SHIPPED, Models
@@ -93,7 +93,10 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         if vae.codes:
             samplers, (charted, note) = get_args(Sampler), draw_chart(path, vae, models)
-            picture, kinds = pad(charted.picture, "Map of fruits: point at one, or between them"), [*charted.typical]
+            picture, kinds = (
+                HTML.pad(charted.picture, "Map of fruits: point at one, or between them"),
+                [*charted.typical],
+            )
         else:
             samplers, picture, note, kinds = ("prior",), "", NO_CODES, []
         first = Fruit((samplers[-1], 0))
@@ -123,7 +126,7 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         moved = there(found).moved(moves, vae)
         (image,) = decode(moved.code[None], vae)
-        return saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
+        return HTML.saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
 
     def begin_with(
         path: str, found: Found | None, moves: Sequence[float] = (), kind: str | None = None
@@ -151,7 +154,7 @@ def fruit_tabs(models: Models) -> None:
         except PigmentError as error:  # name the file as its owner does, not by where the upload lies
             raise PigmentError(str(error).replace(file, Path(file).name)) from error
         own = Found(Fruit(Path(Path(file).name)), Fruit(Path(file)).code(vae))
-        return img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
+        return HTML.img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
 
     def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Kept:
         moved = there(found).moved(moves, models.load(path, VAE))
@@ -165,7 +168,7 @@ def fruit_tabs(models: Models) -> None:
         vae, kept = models.load(path, VAE), all_kept.get(path, [])
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
-        corners = fruits_to_choose(images, [f"{one.name}\nclick to remove" for one in kept])
+        corners = fruits_to_choose(images, [one.name for one in kept], "click to remove")
         if any(ours for model, ours in all_kept.items() if model != path):
             corners += ELSEWHERE
         free = len(kept) < NUM_CORNERS
@@ -174,7 +177,7 @@ def fruit_tabs(models: Models) -> None:
             return full, corners, WALKS[len(kept)], "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
-        way = pad(drawn, "The way between the fruits: point at a place")
+        way = HTML.pad(drawn, "The way between the fruits: point at a place")
         return full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
@@ -185,7 +188,7 @@ def fruit_tabs(models: Models) -> None:
         names = [str(fruit) for fruit, _ in kept]
         *others, last = (one.name for one in kept)
         caption = f"between {', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
-        return saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
+        return HTML.saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
         return pass_by(path, there(kept.get(path)), share_at(place.x, COLUMNS), share_at(place.y, COLUMNS))
@@ -237,8 +240,10 @@ def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
     )
 
 
-def fruits_to_choose(images: Iterable[Tensor], captions: Iterable[str]) -> str:
-    return strip(map(tile, map(to_pil_image, images), captions, count()), "--least: 90px")
+def fruits_to_choose(images: Iterable[Tensor], titles: Iterable[str], *lines: str) -> str:
+    """Return the HTML of a row of fruits, each of which sends its number."""
+    fruits = zip(map(to_pil_image, images), titles, count())
+    return HTML.strip((HTML.tile(image, title, lines, number) for image, title, number in fruits), "--least: 90px")
 
 
 def command(path: str, out: str, *arguments: str) -> str:

@@ -1,5 +1,6 @@
 """The Runs tab: what all runs reached, and two of them side by side."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -9,17 +10,12 @@ import gradio as gr
 from PIL import Image
 
 from atelier.events import AT_ONCE, EACH
-from atelier.pictures import SCRIPT, img
+from atelier.pictures import HTML, SCRIPT
 from resuming.loggers import sync_command
 from study.models import Models
 from study.overview import FIGURES, Run, find_run, find_runs
 from system.errors import reason
 
-NO_RUNS = (
-    "<b>No runs yet.</b> <code>python train.py fit --config configs/vae.yaml</code> makes one; it appears here after "
-    "its first epoch."
-)
-HOW_TO = "Click a heading to sort by it, and a row to see that run beside the one you chose before."
 LARGEST_FIRST = ("PSNR", "Epochs", "When")  # at the first click, so that the best comes first
 Row = dict[str, Any]  # by heading
 Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
@@ -35,10 +31,8 @@ def runs_tab(models: Models) -> None:
         found, left_out = find_runs(models.runs)
         runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
         chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
-        notes = [f"<code>{escape(folder)}</code> is left out: {escape(why)}" for folder, why in left_out.items()]
-        notes.append(HOW_TO if runs else NO_RUNS)
         rows = [describe(name, run) for name, run in runs.items()]
-        return order, chosen, f"<p>{'<br>'.join(notes)}</p>{table_of(rows, order, chosen) if rows else ''}"
+        return order, chosen, table_of(rows, order, chosen, left_out)
 
     def show(order: Order, chosen: list[str]) -> tuple[Any, ...]:
         answer = find(order, chosen)
@@ -73,62 +67,29 @@ def describe(name: str, run: Run) -> Row:
     }
 
 
-def table_of(rows: list[Row], order: Order, chosen: list[str]) -> str:
-    """Return the HTML of a table that is sorted by a click on a heading; empty cells come last."""
+def table_of(rows: list[Row], order: Order, chosen: list[str], left_out: dict[str, str]) -> str:
+    """Return the HTML of a table without empty columns; empty cells come last."""
     by, downward = order
+    headings = [heading for heading in rows[0] if any(row[heading] is not None for row in rows)] if rows else []
     known = sorted((row for row in rows if row[by] is not None), key=lambda row: row[by], reverse=downward)
-    lines = ["<div class='runs'><table><thead><tr>"]
-    headings = [heading for heading in rows[0] if any(row[heading] is not None for row in rows)]
-    for heading in headings:
-        sorting = ("descending" if downward else "ascending") if heading == by else "none"
-        button = f"<button data-act='sort' data-what='{escape(heading)}'>{escape(heading)}</button>"
-        lines.append(f"<th aria-sort='{sorting}'>{button}</th>")
-    lines.append("</tr></thead><tbody>")
-    for row in [*known, *(row for row in rows if row[by] is None)]:
-        first, *others = (cell(row[heading], heading) for heading in headings)
-        name = row["Run"]
-        lines.append(f"<tr data-act='show' data-what='{escape(name)}' aria-current='{str(name in chosen).lower()}'>")
-        lines += [f"<td><button>{first}</button></td>", *(f"<td>{other}</td>" for other in others), "</tr>"]
-    return "".join([*lines, "</tbody></table></div>"])
-
-
-def cell(value: Any, heading: str) -> str:
-    if value is None:
-        return ""
-    if heading == "W&B" and "://" in value:
-        return f"<a href='{escape(value)}' target='_blank'>W&amp;B</a>"
-    title, *more = escape(f"{value:.4g}" if isinstance(value, float) else str(value)).split("\n")
-    return "".join([title, *(f"<small>{line}</small>" for line in more)])
+    rows = [*known, *(row for row in rows if row[by] is None)]
+    return HTML.table(rows, headings, by, downward, chosen, left_out)
 
 
 def side(name: str, run: Run) -> str:
-    """Return the HTML of a run: its kind, where it is in W&B, its film strips, curves, latest map, and config."""
-    if run.in_wandb is None:
-        about = "Not logged in Weights &amp; Biases."
-    elif run.in_wandb == "offline":
-        about = f"Logged offline. To upload it to Weights &amp; Biases: <code>{escape(sync_command(run.folder))}</code>"
-    elif run.in_wandb == "online":
-        about = "Logged in Weights &amp; Biases; the run says its address when it ends."
-    else:
-        address = escape(run.in_wandb)
-        about = f"In Weights &amp; Biases: <a href='{address}' target='_blank'>{address}</a>"
-    kind, config = escape(f"{run.kind}, {run.recipe}"), escape((run.folder / "config.yaml").read_text())
-    return (
-        f"<section><h3>{escape(name)}</h3><p>{kind}. {about}</p><div>{pictures_of(run.folder)}</div>"
-        f"<details><summary>config.yaml</summary><pre>{config}</pre></details></section>"
-    )
+    config = (run.folder / "config.yaml").read_text()
+    return HTML.side(name, run, sync_command(run.folder), list(pictures_of(run.folder)), config)
 
 
-def pictures_of(folder: Path) -> str:
-    """Return the HTML of a run's curves, film strips, and latest map; a damaged picture is named instead."""
-    shown = []
+def pictures_of(folder: Path) -> Iterator[tuple[str, Image.Image | None, str]]:
+    """Yield what a run's film strips, curves, and latest map show, and the picture, or why it cannot be shown."""
     newest = sorted((folder / "media" / "latent_map").glob("*.png"))[-1:]
     films = sorted((folder / "media").glob("*.png"), key=lambda path: (path.stem == "curves", path))
     for path in [*films, *newest]:
-        what = path.stem.replace("_", " ") if path.parent.name == "media" else "latent map"
+        what = path.stem if path.parent.name == "media" else path.parent.name
         try:
             with Image.open(path) as image:
-                shown.append(f"<figure>{img(image, what)}<figcaption>{escape(what)}</figcaption></figure>")
+                image.load()
+                yield what.replace("_", " "), image, ""
         except (OSError, SyntaxError) as error:  # being written, cut off by a kill, or just deleted
-            shown.append(f"<p>{escape(str(path))} cannot be shown: {escape(reason(error))}</p>")
-    return "".join(shown)
+            yield str(path), None, reason(error)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 import wandb
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from study.runs import find_runs, model_of
 from study.training import CONFIGS, as_parsed
 from system.atomic import make_folders, writing
 from system.errors import PigmentError, shown
+from system.templates import read_template
 from vae import VAE
 
 NUM_SHOWN = 8  # paintings that all models colorize
@@ -76,15 +76,9 @@ def write_page(study: Path) -> Path:
         "left_out": left_out,
         "limits": {"about": f"{ABOUT:.0%}", "hardly": HARDLY, "deviation": f"{DEVIATION:.0%}"},
     }
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = read_template(Path(__file__).with_name("page.html.jinja"))
     with writing(page, "w", encoding="utf-8") as file:
-        file.write(templates.get_template("page.html.jinja").render(context))
+        file.write(template.render(context))
     tested = [one for family in (colorizers, vaes) if family for several in family.models.values() for one in several]
     write_csv(figures, tested)
     log_to_wandb(name, page, figures)
