@@ -12,8 +12,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from atelier.events import AT_ONCE, EACH, LONG, there
-from atelier.pictures import HTML, SCRIPT
+from atelier.shared import AT_ONCE, EACH, HTML, LONG, SCRIPT, command_line, there
 from colorization import Colorizer, PaletteColorizer
 from colorization.easel import Easel, read_picture, small
 from colorization.palette import DEFAULT_VIVIDNESS
@@ -25,8 +24,6 @@ from system.errors import PigmentError, shown
 KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
-COMMAND = "The same on the command line"
-WHERE = "In Pigment's folder, with the picture in it."
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
@@ -54,9 +51,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             with gr.Tab("Touch up"):
                 picture = gr.HTML(js_on_load=SCRIPT)
             with gr.Tab("Before and after", elem_id="before-and-after"):
-                slider = gr.ImageSlider(
-                    label="As given, and as colored", format="jpeg", interactive=False, buttons=["fullscreen"]
-                )
+                halves = gr.HTML(js_on_load=SCRIPT)
             status = gr.Markdown("Coloring a first picture …")
             compared = gr.HTML(js_on_load=SCRIPT, elem_id="compared")
         with gr.Column(scale=2, min_width=280):
@@ -66,7 +61,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                     swatches = gr.HTML(js_on_load=SCRIPT, min_height=160)  # so that nothing moves when it is filled
                     own = gr.HTML(HTML.own(), js_on_load=SCRIPT)
                     undo = gr.Button("Undo", size="sm")
-            command = gr.Textbox(label=COMMAND, info=WHERE, lines=4, max_lines=4, buttons=["copy"], interactive=False)
+            command = command_line("The same on the command line", "In Pigment's folder, with the picture in it.")
             with gr.Row():
                 save = gr.Button("Download", variant="primary", min_width=120)
                 stop = gr.Button("Stop", min_width=60, interactive=False)
@@ -76,7 +71,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def show(easel: Easel) -> dict[Any, Any]:
         return {
             picture: HTML.canvas(easel),
-            slider: (easel.original, easel.views[easel.shown].colored),
+            halves: HTML.before_and_after(easel),
             compared: HTML.side_by_side(easel),
             **controls(easel),
         }
@@ -85,10 +80,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         """Show what can be wished for here, and the command that makes the same picture."""
         colorizer = models.load(easel.shown, Colorizer)
         takes_hints = isinstance(colorizer, PaletteColorizer)
-        more = "" if takes_hints else " This model cannot be corrected by hand; a palette colorizer can."
+        about = f"**{escape(easel.path.name)}**, {easel.size} pixels."
+        if easel.in_color:
+            about += " Its own colors are not used."
+        if not takes_hints:
+            about += " This model cannot be corrected by hand; a palette colorizer can."
         return {
             state: easel,
-            status: f"**{escape(easel.path.name)}**, {easel.size} pixels.{more}",
+            status: about,
             wishes: gr.Column(visible=takes_hints),
             swatches: HTML.swatches(easel.likeliest(colorizer)) if isinstance(colorizer, PaletteColorizer) else "",
             hints: HTML.hints(easel) if takes_hints else "",
@@ -99,7 +98,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def look(easel: Easel, pixels: Pixels, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
         """Show the picture in the colors of each model as it finishes; those that have looked before are done."""
         labels = {path: label for label, path in models.choices(Colorizer)}
-        for checkpoint in checkpoints:
+        for checkpoint in sorted(checkpoints, key=lambda one: one != easel.shown):
             try:
                 if checkpoint not in easel.views:
                     colorizer = models.load(checkpoint, Colorizer)
@@ -107,11 +106,11 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             except PigmentError as error:
                 gr.Warning(escape(shown(error)))
                 continue
-            if easel.shown not in checkpoints:
-                easel.shown = checkpoint
             easel.views = {path: easel.views[path] for path in checkpoints if path in easel.views}
+            if easel.shown not in easel.views:
+                easel.shown = checkpoint
             yield show(easel)
-        if easel.shown not in checkpoints:
+        if not easel.views:
             raise PigmentError("choose a model first")
 
     def begin(
@@ -161,14 +160,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def choices() -> gr.Dropdown:
         return gr.Dropdown(models.choices(Colorizer))
 
-    everything = [state, status, picture, slider, compared, wishes, swatches, hints, undo, command]
+    everything = [state, status, picture, halves, compared, wishes, swatches, hints, undo, command]
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
     starts = [file.upload, example.click, chosen.change, save.click]
     gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
-    looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": [picture, slider], "cancels": first}
+    looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": [picture, halves], "cancels": first}
     working: list[Any] = [
         file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
         example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH

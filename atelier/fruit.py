@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from atelier.events import AT_ONCE, EACH, there
-from atelier.pictures import HTML, SCRIPT
+from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT, command_line, there
 from datamodules.folder import evenly_spaced, in_batches
 from images.drawing import COLUMNS, grid
 from study.models import SHIPPED, Models
@@ -28,6 +27,7 @@ from vae.weights import FRUIT, LEARNED
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
+COMMAND = "The same fruit on the command line", "In Pigment's folder."
 KEEP = "Keep for a walk"
 FULL = f"{NUM_CORNERS} are kept: remove one to keep another"
 WALKS = {  # by the number of fruits
@@ -39,7 +39,6 @@ WALKS = {  # by the number of fruits
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
 Kept = dict[str, list[Found]]  # by model
-ELSEWHERE = "<p class='note'>What you kept of another model comes back with it.</p>"
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
@@ -72,7 +71,7 @@ def fruit_tabs(models: Models) -> None:
                 for number in range(1, NUM_DIRECTIONS + 1)
             ]
             as_found = gr.Button("All directions back to 0")
-            line = command_line("fruit-command")
+            line = command_line(*COMMAND)
     with gr.Tab("Walk"):
         about_walk = gr.Markdown(WALKS[0])
         with gr.Row():
@@ -80,7 +79,7 @@ def fruit_tabs(models: Models) -> None:
                 way = gr.HTML(js_on_load=SCRIPT)
             with gr.Column(scale=4, min_width=300):
                 passed = gr.HTML()
-                way_line = command_line("walk-command", visible=False)
+                way_line = command_line(*COMMAND, visible=False)
     shown = [kind, found, *sliders, picture, line]
     new_fruits = [path, seed, sampler, with_nearest]
 
@@ -92,21 +91,19 @@ def fruit_tabs(models: Models) -> None:
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
-            samplers, (charted, note) = get_args(Sampler), draw_chart(path, vae, models)
-            picture, kinds = (
-                HTML.pad(charted.picture, "Map of fruits: point at one, or between them"),
-                [*charted.typical],
-            )
+            samplers, (chart, note) = get_args(Sampler), draw_chart(path, vae, models)
+            kinds = [*chart.typical]
         else:
-            samplers, picture, note, kinds = ("prior",), "", NO_CODES, []
+            samplers, note, kinds = ("prior",), NO_CODES, []
         first = Fruit((samplers[-1], 0))
+        found = Found(first, first.code(vae))
         return (
-            picture,
+            map_with(path, found),
             note,
             gr.Dropdown(kinds, value=None, visible=len(kinds) > 1),
             gr.Dropdown(samplers, value=samplers[-1]),
             gr.Checkbox(False, visible=bool(kinds)),
-            Found(first, first.code(vae)),
+            found,
             *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
 
@@ -139,13 +136,23 @@ def fruit_tabs(models: Models) -> None:
         found, moves = chart.at(place.x, place.y)
         return begin_with(path, found, moves, found.name if found.name in chart.typical else None)
 
+    def map_with(path: str, found: Found) -> str:
+        vae = models.load(path, VAE)
+        if not vae.codes:
+            return ""
+        chart, _ = draw_chart(path, vae, models)
+        return HTML.pad(chart.picture, "Map of fruits: point at one, or beside it", chart.spot(found.code, vae))
+
+    def jump_to(path: str, found: Found, kind: str | None = None) -> tuple[Any, ...]:
+        return map_with(path, found), *begin_with(path, found, kind=kind)
+
     def choose_kind(path: str, kind: str) -> tuple[Any, ...]:
         chart, _ = draw_chart(path, models.load(path, VAE), models)
-        return begin_with(path, chart.typical[kind], kind=kind)
+        return jump_to(path, chart.typical[kind], kind)
 
     def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit((sampler, seed + int(chosen.what)))
-        return begin_with(path, Found(fruit, fruit.code(models.load(path, VAE))))
+        return jump_to(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     def read_own(path: str, file: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
@@ -154,7 +161,8 @@ def fruit_tabs(models: Models) -> None:
         except PigmentError as error:  # name the file as its owner does, not by where the upload lies
             raise PigmentError(str(error).replace(file, Path(file).name)) from error
         own = Found(Fruit(Path(Path(file).name)), Fruit(Path(file)).code(vae))
-        return HTML.img(to_pil_image(image[0].cpu()), "Your picture, as the model sees it"), *begin_with(path, own)
+        seen = HTML.figure(to_pil_image(image[0].cpu()), "Your picture, as the model sees it")
+        return seen, *jump_to(path, own)
 
     def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Kept:
         moved = there(found).moved(moves, models.load(path, VAE))
@@ -170,14 +178,18 @@ def fruit_tabs(models: Models) -> None:
         images = [decode(code[None], vae)[0] for code in codes]
         corners = fruits_to_choose(images, [one.name for one in kept], "click to remove")
         if any(ours for model, ours in all_kept.items() if model != path):
-            corners += ELSEWHERE
+            corners += HTML.note("What you kept of another model comes back with it.")
+        if kept:
+            corners += HTML.note(
+                "The tab Walk leads between them." if kept[1:] else "Keep one more, to walk between them."
+            )
         free = len(kept) < NUM_CORNERS
-        full = gr.Button(KEEP if free else FULL, interactive=free)
+        full = gr.Button(KEEP if free else FULL, interactive=free, variant="primary" if free else "secondary")
         if len(kept) < 2:
             return full, corners, WALKS[len(kept)], "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
-        way = HTML.pad(drawn, "The way between the fruits: point at a place")
+        way = HTML.pad(drawn, "The way between the fruits: point at a place", spot=(0.5, 0.5))
         return full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
@@ -204,9 +216,9 @@ def fruit_tabs(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
-    kind.input(choose_kind, [path, kind], shown)
-    new.click(choose_new, [path, seed, sampler], shown)
-    own.upload(read_own, [path, own], [seen, *shown], show_progress="hidden")
+    kind.input(choose_kind, [path, kind], [chart, *shown])
+    new.click(choose_new, [path, seed, sampler], [chart, *shown])
+    own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
     as_found.click(begin_with, [path, found], shown)
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
@@ -230,14 +242,7 @@ def draw_chart(path: str, vae: VAE, models: Models) -> tuple[Chart, str]:
         indices = evenly_spaced(training, NUM_CHARTED)
         files = [data.folder / paths[row] for row in training.rows[indices]]
         chart = Chart.of_images(files, training.__getitems__(indices.tolist()) / 255, vae)
-    return chart, f"{note} Point at one, or between them."
-
-
-def command_line(elem_id: str, visible: bool = True) -> gr.Textbox:
-    label, where = "The same fruit on the command line", "In Pigment's folder."
-    return gr.Textbox(
-        label=label, info=where, lines=1, buttons=["copy"], interactive=False, elem_id=elem_id, visible=visible
-    )
+    return chart, f"{note} Point at one; beside it, you get what the model makes of that place."
 
 
 def fruits_to_choose(images: Iterable[Tensor], titles: Iterable[str], *lines: str) -> str:

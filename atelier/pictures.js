@@ -9,6 +9,11 @@ if (field) {
     field.addEventListener('input', () => document.body.dataset.own = field.value);
 }
 
+// The line between before and after stays where it is when the picture is drawn anew.
+element.addEventListener('input', ({target}) => {
+    if (target.type == 'range') element.style.setProperty('--given', `${target.value}%`);
+});
+
 // Pointing into a pad, by mouse, finger, or arrow keys, sends x and y, shares across and down, and when.
 let place, goal, waiting;
 const pad = () => element.querySelector('[role=slider]');
@@ -32,6 +37,8 @@ function follow(event) {
     go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
 }
 watch('value', () => {
+    const line = element.querySelector('[type=range]');
+    if (line) line.value = parseFloat(element.style.getPropertyValue('--given') || 50);
     if (pad()) place = {x: parseFloat(ring().left || 50) / 100, y: parseFloat(ring().top || 50) / 100};
 });
 element.addEventListener('pointerdown', event => {

@@ -9,8 +9,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from atelier.events import AT_ONCE, EACH
-from atelier.pictures import HTML, SCRIPT
+from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT
 from resuming.loggers import sync_command
 from study.models import Models
 from study.overview import FIGURES, Run, find_run, find_runs

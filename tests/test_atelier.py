@@ -1,5 +1,6 @@
 """The page to play in, in a real browser."""
 
+import base64
 import os
 import re
 import shlex
@@ -159,17 +160,26 @@ def test_before_is_the_picture_as_given_and_after_its_colors(page: Any) -> None:
     page.get_by_role("button", name="coffee").click()
     command_for(page, "coffee.png")
     page.get_by_role("tab", name="Before and after").click()
-    sides = page.locator("#before-and-after img")
-    sides.nth(1).wait_for()
     with Image.open(COFFEE) as image:
         given = np.asarray(image, float)
     far = []
-    for side in sides.all():
-        with Image.open(BytesIO(page.request.get(side.get_attribute("src")).body())) as image:
+    for name in ("As given", "As colored"):
+        jpeg = page.get_by_role("img", name=name).get_attribute("src").partition(",")[2]
+        with Image.open(BytesIO(base64.b64decode(jpeg))) as image:
             far.append(np.abs(np.asarray(image, float) - given).mean())
-    assert len(far) == 2
-    assert min(far) < 6  # of 255; it is a JPEG
-    assert max(far) > 10
+    before, after = far
+    assert before < 6  # of 255; it is a JPEG
+    assert after > 10
+
+    line = page.get_by_role("slider", name="How much is shown as given")
+    frame = page.locator(".halves")
+    for key, left, right in (("Home", False, False), ("End", True, True)):  # where the coffee is orange
+        line.press(key)
+        shot = np.asarray(Image.open(BytesIO(frame.screenshot())).convert("RGB"), float)
+        height, width, _ = shot.shape
+        spots = shot[height // 2, width // 3], shot[height // 2, 2 * width // 3]
+        orange = [red - blue > 60 for red, _, blue in spots]
+        assert orange == [left, right]
 
 
 def test_an_emptied_list_of_models_holds_the_first_again(page: Any) -> None:
@@ -266,12 +276,14 @@ def test_a_new_run_is_offered_at_once_and_a_deleted_one_is_said(page: Any, ateli
     assert own.input_value() == "#aa3311"
     page.get_by_role("button", name="ShallowColorizer").click()
     command_for(page, "--ckpt")
+    page.get_by_role("button", name="coffee").click()
+    command_for(page, "coffee.png --out colorized --ckpt")  # the model that was looked at before
     assert page.get_by_text("Lightness", exact=True).is_visible()
     assert page.get_by_role("button", name="Lightness").count() == 0
     assert arguments[-1] == str(last(run).relative_to(atelier.folder))
     last(run).write_bytes(b"half of it")
     page.get_by_role("button", name="rocket").click()
-    page.get_by_text("is not a whole checkpoint").wait_for()
+    page.get_by_text("is not a whole checkpoint").first.wait_for()
     command_for(page, "rocket.jpg --out colorized --vividness")  # by the other model
     shutil.rmtree(run.run_folder)
     page.get_by_role("button", name="chelsea").click()

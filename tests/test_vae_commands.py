@@ -17,7 +17,7 @@ from train import PigmentCLI
 from train import main as train
 from vae import VAE, ConvVAE
 from vae.__main__ import main
-from vae.chart import Found, find_typical
+from vae.chart import Chart, Found, find_typical
 from vae.play import Fruit
 from vae.weights import FRUIT
 from vae.weights.__main__ import LARGEST
@@ -145,6 +145,16 @@ def test_a_fruit_moves_along_the_principal_directions(vae_run: PigmentCLI, capsy
     capsys.readouterr()
     assert main(["walk", "4@1,1,1,1,1", f"--ckpt={last(vae_run)}", "--out=grid.png"]) == 2
     assert capsys.readouterr().err == "error: this VAE has 4 principal directions, not 5\n"
+
+
+def test_the_spot_of_a_fruit_on_a_map_leads_back_to_it(vae_run: PigmentCLI) -> None:
+    vae = vae_run.model.eval()
+    chart = Chart.of_new(20, vae)
+    assert len(chart.fruits) > 3
+    for found in chart.fruits:
+        nearest, moves = chart.at(*chart.spot(found.code, vae))
+        assert nearest.fruit == found.fruit
+        assert moves == [0, 0]
 
 
 def test_a_typical_fruit_of_a_kind_is_the_one_nearest_to_its_mean() -> None:

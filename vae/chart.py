@@ -68,10 +68,7 @@ class Chart(NamedTuple):
         Raises:
             PigmentError: if the VAE knows no directions.
         """
-        codes = torch.stack([code for _, code in fruits])
-        center, directions = vae.fitted_codes()[:2]
-        places = (codes - center) @ directions[:2].T / directions[:2].square().sum(dim=1)
-        places = F.pad(places, (0, 2 - places.shape[1]))  # a single latent has only one direction
+        places = find_places(torch.stack([code for _, code in fruits]), vae)
         low, high = places.aminmax(dim=0)
         middle, reach = (low + high) / 2, ((high - low) / 2).clamp(min=1e-6)
         shares = (places - middle) / reach
@@ -89,6 +86,20 @@ class Chart(NamedTuple):
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())
         return self.fruits[nearest], [round(way, 1) + 0.0 for way in ways[nearest].tolist()]  # no -0
+
+    def spot(self, code: Tensor, vae: VAE) -> tuple[float, float]:
+        """Return where in the picture a code (D,) lies, from 0 to 1 across and down, or the nearest edge."""
+        (place,) = find_places(code[None], vae)
+        share = (place - self.middle) / self.reach * (MAP_SIZE - THUMBNAIL) / MAP_SIZE
+        across, down = ((share + 1) / 2).clamp(0, 1).tolist()
+        return across, down
+
+
+def find_places(codes: Tensor, vae: VAE) -> Tensor:
+    """Return where codes (N, D) lie along the first two principal directions, (N, 2), in standard deviations."""
+    center, directions = vae.fitted_codes()[:2]
+    places = (codes - center) @ directions[:2].T / directions[:2].square().sum(dim=1)
+    return F.pad(places, (0, 2 - places.shape[1]))  # a single latent has only one direction
 
 
 def find_typical(fruits: Sequence[Found]) -> dict[str, Found]:
