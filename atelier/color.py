@@ -111,7 +111,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 easel.shown = checkpoint
             yield show(easel)
         if not easel.views:
-            raise PigmentError("choose a model first")
+            raise PigmentError("none of these models can be used; choose a different one")
 
     def begin(
         path: str | Path, before: Easel | None, checkpoints: list[str], vividness: float

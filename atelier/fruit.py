@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from html import escape
-from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT, command_line, there
 from datamodules.folder import evenly_spaced, in_batches
 from images.drawing import COLUMNS, grid
-from study.models import SHIPPED, Models
+from study.models import Models
 from system.errors import PigmentError
 from vae import VAE
 from vae.chart import Chart, Found
@@ -27,8 +26,9 @@ from vae.weights import FRUIT, LEARNED
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
-COMMAND = "The same fruit on the command line", "In Pigment's folder."
+COMMAND = "The same fruit on the command line", "In Pigment's folder, with your own picture in it if you use one."
 KEEP = "Keep for a walk"
+NEXT = "Keep one more to walk between them.", "The tab Walk leads between them."
 FULL = f"{NUM_CORNERS} are kept: remove one to keep another"
 WALKS = {  # by the number of fruits
     0: "Keep two fruits on the tab Fruit to walk from one to the other; three or four make a square.",
@@ -48,7 +48,7 @@ def fruit_tabs(models: Models) -> None:
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
             with gr.Tab("Map"):
-                kind = gr.Dropdown([], label="Kind", info="Choose one to see a typical fruit.")
+                kind = gr.Dropdown([], label="Kind", info="Choose one to see a typical fruit.", visible=False)
                 chart = gr.HTML(js_on_load=SCRIPT)
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
@@ -57,9 +57,9 @@ def fruit_tabs(models: Models) -> None:
                     sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", info=SAMPLERS, min_width=140)
                 new = gr.HTML(js_on_load=SCRIPT)
                 others = gr.Button(f"{NUM_NEW} others")
-                with_nearest = gr.Checkbox(label="Below each, the training image that is most like it")
+                with_nearest = gr.Checkbox(label="Below each, the training image that is most like it", visible=False)
             with gr.Tab("Your picture"):
-                own = gr.File(label="A picture of a fruit", elem_id="own-fruit")
+                own = gr.File(label="A picture of a fruit")
                 seen = gr.HTML(elem_id="seen")
         with gr.Column(scale=4, min_width=300):
             picture = gr.HTML()
@@ -91,8 +91,8 @@ def fruit_tabs(models: Models) -> None:
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
-            samplers, (chart, note) = get_args(Sampler), draw_chart(path, vae, models)
-            kinds = [*chart.typical]
+            samplers, (drawn, note) = get_args(Sampler), draw_chart(path, vae, models)
+            kinds = [*drawn.typical]
         else:
             samplers, note, kinds = ("prior",), NO_CODES, []
         first = Fruit((samplers[-1], 0))
@@ -108,16 +108,16 @@ def fruit_tabs(models: Models) -> None:
         )
 
     def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
-        seeds = range(seed, seed + NUM_NEW)
         vae = models.load(path, VAE)
-        images = decode(torch.cat([vae.draw(1, seed, sampler) for seed in seeds]), vae)
-        captions = [f"seed {seed}" for seed in seeds]
-        yield fruits_to_choose(images, captions)
+        fruits = [Fruit((sampler, number)) for number in range(seed, seed + NUM_NEW)]
+        images = decode(torch.stack([fruit.code(vae) for fruit in fruits]), vae)
+        captions = [f"seed {number}" for number in range(seed, seed + NUM_NEW)]
+        yield row(images, captions, fruits)
         if with_nearest:
             training = models.data(path, vae.image_size).images("train")
             indices = nearest(images.to(vae.device), in_batches(training, vae.device, "Comparing"))
             pairs = torch.cat([images, training.__getitems__(indices.tolist()) / 255], dim=2)
-            yield fruits_to_choose(pairs, captions)
+            yield row(pairs, captions, fruits)
 
     def show(path: str, found: Found | None, *moves: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
@@ -131,27 +131,30 @@ def fruit_tabs(models: Models) -> None:
         moves = (*moves, *[0.0] * NUM_DIRECTIONS)[:NUM_DIRECTIONS]
         return kind, found, *moves, *show(path, found, *moves)
 
+    def chart_of(path: str) -> Chart:
+        return draw_chart(path, models.load(path, VAE), models)[0]
+
     def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
-        chart, _ = draw_chart(path, models.load(path, VAE), models)
-        found, moves = chart.at(place.x, place.y)
-        return begin_with(path, found, moves, found.name if found.name in chart.typical else None)
+        return begin_with(path, *chart_of(path).at(place.x, place.y))
 
     def map_with(path: str, found: Found) -> str:
         vae = models.load(path, VAE)
         if not vae.codes:
             return ""
-        chart, _ = draw_chart(path, vae, models)
-        return HTML.pad(chart.picture, "Map of fruits: point at one, or beside it", chart.spot(found.code, vae))
+        spot = chart_of(path).spot(found.code, vae)
+        return HTML.pad(chart_of(path).picture, "Map of fruits: point at one, or beside it", spot, lossy=True)
 
-    def jump_to(path: str, found: Found, kind: str | None = None) -> tuple[Any, ...]:
-        return map_with(path, found), *begin_with(path, found, kind=kind)
+    def jump_to(path: str, found: Found | None, kind: str | None = None) -> tuple[Any, ...]:
+        return map_with(path, there(found)), *begin_with(path, found, kind=kind)
 
-    def choose_kind(path: str, kind: str) -> tuple[Any, ...]:
-        chart, _ = draw_chart(path, models.load(path, VAE), models)
-        return jump_to(path, chart.typical[kind], kind)
+    def choose_kind(path: str, kind: str | None, found: Found | None) -> Any:
+        typical = chart_of(path).typical.get(kind or "")
+        if not typical or (found and found.fruit == typical.fruit):
+            return gr.skip()  # Gradio's list says so, too, when it only loses focus
+        return jump_to(path, typical, kind)
 
-    def choose_new(path: str, seed: int, sampler: Sampler, chosen: gr.EventData) -> tuple[Any, ...]:
-        fruit = Fruit((sampler, seed + int(chosen.what)))
+    def choose_new(path: str, chosen: gr.EventData) -> tuple[Any, ...]:
+        fruit = Fruit.parse(chosen.what)
         return jump_to(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     def read_own(path: str, file: str) -> tuple[Any, ...]:
@@ -176,13 +179,11 @@ def fruit_tabs(models: Models) -> None:
         vae, kept = models.load(path, VAE), all_kept.get(path, [])
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
-        corners = fruits_to_choose(images, [one.name for one in kept], "click to remove")
+        corners = row(images, [one.name for one in kept], range(len(kept)), "click to remove")
         if any(ours for model, ours in all_kept.items() if model != path):
-            corners += HTML.note("What you kept of another model comes back with it.")
+            corners += HTML.note("What you kept with a different model comes back when you choose it.")
         if kept:
-            corners += HTML.note(
-                "The tab Walk leads between them." if kept[1:] else "Keep one more, to walk between them."
-            )
+            corners += HTML.note(NEXT[len(kept) > 1])
         free = len(kept) < NUM_CORNERS
         full = gr.Button(KEEP if free else FULL, interactive=free, variant="primary" if free else "secondary")
         if len(kept) < 2:
@@ -216,11 +217,11 @@ def fruit_tabs(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
-    kind.input(choose_kind, [path, kind], [chart, *shown])
-    new.click(choose_new, [path, seed, sampler], [chart, *shown])
+    kind.input(choose_kind, [path, kind, found], [chart, *shown])
+    new.click(choose_new, path, [chart, *shown])
     own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
-    as_found.click(begin_with, [path, found], shown)
+    as_found.click(jump_to, [path, found, kind], [chart, *shown])
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
     corners.click(let_go, [path, kept], kept).success(lay_out, [path, kept], walk)
     way.input(point_at_way, [path, kept], [passed, way_line], **EACH)
@@ -234,7 +235,7 @@ def draw_chart(path: str, vae: VAE, models: Models) -> tuple[Chart, str]:
     except PigmentError as error:
         cause, _, _ = str(error).partition(";")  # the rest is advice for the command line
         like = f", like the {LEARNED} that the model learned from" if Path(path) == FRUIT else ""
-        note = f"New fruits{like}. They have no names, as the training images are not here: {escape(cause)}."
+        note = f"New fruits{like}. They have no names, as there are no training images here ({escape(cause)})."
         chart = Chart.of_new(NUM_CHARTED, vae)
     else:
         note = "Training images, where their codes lie."
@@ -245,12 +246,12 @@ def draw_chart(path: str, vae: VAE, models: Models) -> tuple[Chart, str]:
     return chart, f"{note} Point at one; beside it, you get what the model makes of that place."
 
 
-def fruits_to_choose(images: Iterable[Tensor], titles: Iterable[str], *lines: str) -> str:
-    """Return the HTML of a row of fruits, each of which sends its number."""
-    fruits = zip(map(to_pil_image, images), titles, count())
-    return HTML.strip((HTML.tile(image, title, lines, number) for image, title, number in fruits), "--least: 90px")
+def row(images: Iterable[Tensor], titles: Iterable[str], what: Iterable[object], *lines: str) -> str:
+    """Return the HTML of a row of fruits, and what each of them sends."""
+    fruits = zip(map(to_pil_image, images), titles, what, strict=True)
+    return HTML.strip((HTML.tile(image, title, lines, sent) for image, title, sent in fruits), "--least: 90px")
 
 
 def command(path: str, out: str, *arguments: str) -> str:
-    checkpoint = [] if path in map(str, SHIPPED) else ["--ckpt", path]
+    checkpoint = [] if Path(path) == FRUIT else ["--ckpt", path]
     return shlex.join(["python", "-m", "vae", "walk", *arguments, *checkpoint, "--out", out])

@@ -9,7 +9,7 @@ if (field) {
     field.addEventListener('input', () => document.body.dataset.own = field.value);
 }
 
-// The line between before and after stays where it is when the picture is drawn anew.
+// The line between before and after stays where it is when the picture is redrawn.
 element.addEventListener('input', ({target}) => {
     if (target.type == 'range') element.style.setProperty('--given', `${target.value}%`);
 });

@@ -35,8 +35,7 @@ def runs_tab(models: Models) -> None:
 
     def show(order: Order, chosen: list[str]) -> tuple[Any, ...]:
         answer = find(order, chosen)
-        both = (side(name, find_run(models.runs / name)) for name in answer[1])
-        return *answer, f"<div class='sides'>{''.join(both)}</div>"
+        return *answer, HTML.sides(side(name, find_run(models.runs / name)) for name in answer[1])
 
     def act(order: Order, chosen: list[str], event: gr.EventData) -> tuple[Any, ...]:
         if event.act == "sort":
@@ -77,7 +76,7 @@ def table_of(rows: list[Row], order: Order, chosen: list[str], left_out: dict[st
 
 def side(name: str, run: Run) -> str:
     config = (run.folder / "config.yaml").read_text()
-    return HTML.side(name, run, sync_command(run.folder), list(pictures_of(run.folder)), config)
+    return HTML.side(name, run, sync_command(run.folder), pictures_of(run.folder), config)
 
 
 def pictures_of(folder: Path) -> Iterator[tuple[str, Image.Image | None, str]]:

@@ -31,7 +31,7 @@ def data_url(image: Image.Image, kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-HTML: Any = read_template(  # its macros
+HTML: Any = read_template(  # the macros of page.html.jinja
     Path(__file__).with_name("page.html.jinja"),
     png=partial(data_url, kind="PNG"),
     jpeg=partial(data_url, kind="JPEG"),

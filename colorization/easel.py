@@ -79,7 +79,7 @@ class Easel:
         return cls(path, f"{width:,} x {height:,}", as_pixels(original), as_pixels(gray), vividness)
 
     def follow(self, before: "Easel") -> None:
-        """Take the place of another picture: the same model is looked at, and hints that were put before are back."""
+        """Take the place of another picture: keep its model in view, and bring back this one's earlier hints."""
         self.shown = before.shown
         self.elsewhere = {**before.elsewhere, before.path: (before.hints, before.past)}
         self.hints, self.past = self.elsewhere.get(self.path, ((), []))

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=LightningModule)
 
 
 class Models:
-    """Runs are looked for each time, so new ones appear by themselves.
+    """The models to choose from. Runs are searched for on every call, so new ones appear by themselves.
 
     Args:
         runs: a folder with the folders of runs, at any depth.

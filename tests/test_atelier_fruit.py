@@ -201,7 +201,7 @@ def test_two_visitors_have_their_own_fruits(fruit: Any, atelier: Atelier, browse
 
 
 def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run: PigmentCLI, tmp_path: Path) -> None:
-    fruit.get_by_text("the training images are not here: they do not come with Pigment").wait_for()
+    fruit.get_by_text("there are no training images here (they do not come with Pigment)").wait_for()
     assert fruit.get_by_label("Kind", exact=True).count() == 0
     press(fruit, "Keep for a walk")
     removable = fruit.get_by_role("button", name="seed 0 click to remove")
@@ -209,16 +209,23 @@ def test_the_map_shows_training_images_and_what_lies_between(fruit: Any, vae_run
     choose(fruit, "Model", "whole")
     wait_for_line(fruit, "whole")
     removable.wait_for(state="detached")  # it is of the other model
-    fruit.get_by_text("What you kept of another model comes back with it.").wait_for()
+    fruit.get_by_text("What you kept with a different model comes back when you choose it.").wait_for()
     point(fruit, "Map of fruits", 0.4, 0.6)
     line = wait_for_line(fruit, str(vae_run.datamodule.folder / "Training"))
     assert (picture(fruit) == made_by(line, tmp_path / "fruit.png")).all()
-    pointed_at = Path(shlex.split(line)[4]).parent.name
-    assert fruit.get_by_label("Kind", exact=True).input_value() == pointed_at
-    (other,) = {"Lime", "Orange"} - {pointed_at}
+    ring = fruit.get_by_role("slider", name="Map of fruits").locator("i")
+    pointed_at = ring.get_attribute("style")
+    (other,) = {"Lime", "Orange"} - {Path(shlex.split(line)[4]).parent.name}
     choose(fruit, "Kind", other)
     line = wait_for_line(fruit, f"/Training/{other}/")
     assert (picture(fruit) == made_by(line, tmp_path / "typical.png")).all()
+    assert ring.get_attribute("style") not in (pointed_at, None)
+    fruit.get_by_role("slider", name="Direction 1").press("ArrowRight")
+    moved = wait_for_line(fruit, "@0.1 ")
+    for key in ("Enter", "Tab"):
+        fruit.get_by_label("Kind", exact=True).press(key)
+    fruit.wait_for_timeout(1000)  # ms, in which leaving the list would have chosen the kind again
+    assert wait_for_line(fruit, "@") == moved
     choose(fruit, "Model", "comes with Pigment")
     removable.wait_for()
 
@@ -228,10 +235,10 @@ def test_a_picture_of_ones_own_is_drawn_as_the_command_line_draws_it(
 ) -> None:
     go_to(fruit, "Your picture")
     Path("text.jpg").write_text("I am not an image")
-    fruit.locator("#own-fruit input[type=file]").set_input_files("text.jpg")
+    fruit.locator(".block", has_text="A picture of a fruit").locator("input[type=file]").set_input_files("text.jpg")
     fruit.get_by_text(re.compile("text.jpg' cannot be used: not an image")).wait_for()
     own = vae_run.datamodule.folder / "Test" / "Lime" / "0_100.jpg"
-    fruit.locator("#own-fruit input[type=file]").set_input_files(own)
+    fruit.locator(".block", has_text="A picture of a fruit").locator("input[type=file]").set_input_files(own)
     line = wait_for_line(fruit, "walk 0_100.jpg ").replace("--ckpt ", f"--ckpt {Path.cwd()}/")
     drawn = picture(fruit)
     monkeypatch.chdir(own.parent)

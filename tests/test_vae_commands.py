@@ -158,7 +158,7 @@ def test_the_spot_of_a_fruit_on_a_map_leads_back_to_it(vae_run: PigmentCLI) -> N
 
 
 def test_a_typical_fruit_of_a_kind_is_the_one_nearest_to_its_mean() -> None:
-    codes = {"Pear/near.jpg": 1.0, "Pear/far.jpg": 9.0, "Pear/first.jpg": 0.0, "Apple/only.jpg": 5.0}
+    codes = {"Pear/first.jpg": 0.0, "Pear/near.jpg": 1.0, "Pear/far.jpg": 9.0, "Apple/only.jpg": 5.0}
     files = [Found(Fruit(Path(path)), torch.tensor([code])) for path, code in codes.items()]
     typical = find_typical([Found(Fruit(("mixture", 3)), torch.zeros(1)), *files])
     assert [(kind, str(found.fruit)) for kind, found in typical.items()] == [

@@ -45,7 +45,7 @@ class Chart(NamedTuple):
     middle: Tensor  # (2,), what lies in the middle of the picture
     reach: Tensor  # (2,), from there to what lies outermost
     picture: Image.Image
-    typical: dict[str, Found]  # of each kind that training images show, the fruit nearest to their mean
+    typical: dict[str, Found]  # see find_typical
 
     @classmethod
     def of_images(cls, paths: Sequence[Path], images: Tensor, vae: VAE) -> Self:
@@ -103,11 +103,14 @@ def find_places(codes: Tensor, vae: VAE) -> Tensor:
 
 
 def find_typical(fruits: Sequence[Found]) -> dict[str, Found]:
-    """Return, of each kind in alphabetical order, the fruit from a file whose code is nearest to the kind's mean."""
+    """For each kind, in alphabetical order, return the fruit whose code is nearest to the kind's mean.
+
+    A kind is a folder of training images; fruits from seeds have none.
+    """
     kinds: dict[str, list[Found]] = {}
     for found in fruits:
         if isinstance(found.fruit.source, Path):
-            kinds.setdefault(found.name, []).append(found)
+            kinds.setdefault(found.fruit.source.parent.name, []).append(found)
     typical = {}
     for kind, members in sorted(kinds.items()):
         codes = torch.stack([code for _, code in members])
