@@ -51,7 +51,8 @@ element.addEventListener('pointerdown', event => {
 element.addEventListener('pointermove', event => { if (element.hasPointerCapture(event.pointerId)) follow(event); });
 for (const end of ['pointerup', 'keyup']) element.addEventListener(end, send);  // at once: what is pressed next needs the place
 element.addEventListener('keydown', event => {
-    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
+        Home: [-50, 0], End: [50, 0], PageUp: [0, -10], PageDown: [0, 10]}[event.key];
     if (!step || event.target !== pad()) return;
     event.preventDefault();
     go(place.x + step[0] / 50, place.y + step[1] / 50);
