@@ -27,7 +27,6 @@ from system.errors import PigmentError
 SPREAD = 5.0  # in a and b: standard deviation of the Gaussian that shares a pixel's color among the nearest ones
 DIFFERENCE_WEIGHT = 0.1  # of the predicted color's CIEDE2000 in the loss, beside the cross-entropy
 ENCODER_LR = 0.1  # of the learning rate
-SCALES = 2, 1  # times an image's size: the larger is closer to what the encoder and training saw
 JITTER = 0.1  # standard deviation of the logarithm of the gamma by which training varies the lightness
 NUM_HINTS = (1, 10, 100)  # at which ``test`` measures what hints are worth
 DEFAULT_VIVIDNESS = 0.5  # of a picture, unless its owner asks for another
@@ -47,7 +46,7 @@ class PaletteColorizer(Colorizer):
 
     The color is trained to be close in CIEDE2000, and the probabilities by cross-entropy (Zhang et al. 2016,
     arXiv:1603.08511), for a person to choose from. In evaluation, predictions for an image and its mirror image,
-    each at two SCALES, are averaged.
+    each enlarged and as it is, are averaged.
 
     The learning rate rises linearly over ``warmup_steps``, then follows a cosine to 0 at the end of the run.
 
@@ -116,9 +115,10 @@ class PaletteColorizer(Colorizer):
         """Predict from lightness (B, 1, H, W) in [0, 1] of any size, as in evaluation.
 
         Returns:
-            The average prediction, at about half the image's size: a quarter of the larger that the network saw.
+            The average prediction, at a quarter of the enlarged image's size.
         """
-        fine, coarse = (self._look(enlarge(lightness, scale, self.net.stride)) for scale in SCALES)
+        scales: Any = self.net.encoder.enlargement, 1
+        fine, coarse = (self._look(enlarge(lightness, scale, self.net.stride)) for scale in scales)
         return Prediction(*((one + resize(other, one)) / 2 for one, other in zip(fine, coarse, strict=True)))
 
     def forward(self, lightness: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()) -> Tensor:
@@ -310,7 +310,7 @@ def loss_terms(prediction: Prediction, truth: Tensor, colors: Tensor, nearby: Te
     return {"loss": loss, "cross_entropy": cross_entropy, "chroma_difference": difference}
 
 
-def enlarge(lightness: Tensor, factor: int, stride: int) -> Tensor:
+def enlarge(lightness: Tensor, factor: float, stride: int) -> Tensor:
     """Enlarge images (B, 1, H, W) by a factor, or a little more, to multiples of ``stride``."""
     size = [stride * math.ceil(factor * side / stride) for side in lightness.shape[2:]]
     return F.interpolate(lightness, size, mode="bicubic") if size != [*lightness.shape[2:]] else lightness
