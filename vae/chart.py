@@ -63,7 +63,7 @@ class Chart(NamedTuple):
 
     @classmethod
     def draw(cls, fruits: Sequence[Found], images: Tensor, vae: VAE) -> Self:
-        """Lay out fruits and their images (N, 3, S, S); where some would overlap, only the first is shown.
+        """Lay out fruits and their images (N, 3, S, S). Where some would overlap, one is shown, a typical one first.
 
         Raises:
             PigmentError: if the VAE knows no directions.
@@ -72,13 +72,13 @@ class Chart(NamedTuple):
         low, high = places.aminmax(dim=0)
         middle, reach = (low + high) / 2, ((high - low) / 2).clamp(min=1e-6)
         shares = (places - middle) / reach
-        free: list[int] = []
-        for index, share in enumerate(shares):
-            if ((shares[free] - share).norm(dim=1) > 2 * THUMBNAIL / MAP_SIZE).all():
+        typical, free = find_typical(fruits), list[int]()
+        for index in [*typical.values(), *range(len(fruits))]:
+            if ((shares[free] - shares[index]).norm(dim=1) > 2 * THUMBNAIL / MAP_SIZE).all():
                 free.append(index)
         picture = scattered(images[free], shares[free], THUMBNAIL)
-        shown = [fruits[index] for index in free]
-        return cls(shown, places[free], middle, reach, picture, find_typical(fruits))
+        shown, named = [fruits[index] for index in free], {kind: fruits[index] for kind, index in typical.items()}
+        return cls(shown, places[free], middle, reach, picture, named)
 
     def at(self, across: float, down: float) -> tuple[Found, list[float]]:
         """Return the fruit nearest to a place in the picture, and the moves that lead from the fruit to that place."""
@@ -102,17 +102,17 @@ def find_places(codes: Tensor, vae: VAE) -> Tensor:
     return F.pad(places, (0, 2 - places.shape[1]))  # a single latent has only one direction
 
 
-def find_typical(fruits: Sequence[Found]) -> dict[str, Found]:
-    """For each kind, in alphabetical order, return the fruit whose code is nearest to the kind's mean.
+def find_typical(fruits: Sequence[Found]) -> dict[str, int]:
+    """For each kind, in alphabetical order, return the index of the fruit whose code is nearest to the kind's mean.
 
     A kind is a folder of training images; fruits from seeds have none.
     """
-    kinds: dict[str, list[Found]] = {}
-    for found in fruits:
-        if isinstance(found.fruit.source, Path):
-            kinds.setdefault(found.fruit.source.parent.name, []).append(found)
+    kinds: dict[str, list[int]] = {}
+    for index, ((source, _), _) in enumerate(fruits):
+        if isinstance(source, Path):
+            kinds.setdefault(source.parent.name, []).append(index)
     typical = {}
     for kind, members in sorted(kinds.items()):
-        codes = torch.stack([code for _, code in members])
+        codes = torch.stack([fruits[index].code for index in members])
         typical[kind] = members[int((codes - codes.mean(dim=0)).norm(dim=1).argmin())]
     return typical
