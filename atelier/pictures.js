@@ -1,5 +1,7 @@
 // For a gr.HTML. A click on an element with data-act sends that and its data-what, or the color in the field beside it.
+let byKey;
 element.addEventListener('click', event => {
+    byKey = event.detail == 0;
     const {act, what = element.querySelector('[type=color]')?.value} = event.target.closest('a, [data-act]')?.dataset ?? {};
     if (act) trigger('click', {act, what});
 });
@@ -37,6 +39,9 @@ function follow(event) {
     go((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
 }
 watch('value', () => {
+    if (byKey && document.activeElement == document.body)  // what was pressed is gone
+        element.querySelector('button')?.focus();
+    byKey = false;
     const line = element.querySelector('[type=range]');
     if (line) line.value = parseFloat(element.style.getPropertyValue('--given') || 50);
     if (pad()) place = {x: parseFloat(ring().left || 50) / 100, y: parseFloat(ring().top || 50) / 100};

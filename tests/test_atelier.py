@@ -129,6 +129,9 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     press(page, "move hint 1")
     page.get_by_text("there is a color at the ring already").wait_for()
     assert command_for(page, "'0.48,0.5,#").count("--hint") == 2
+    page.get_by_role("button", name="remove hint 2").press("Enter")
+    page.get_by_role("button", name="remove hint 2").wait_for(state="detached")
+    page.wait_for_function("document.activeElement.closest('.hints')")  # not at the top of the page
 
 
 def test_on_a_phone_a_hint_is_chosen_with_the_picture_in_sight(page: Any) -> None:
