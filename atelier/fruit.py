@@ -24,6 +24,7 @@ from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_
 from vae.weights import FRUIT, LEARNED
 
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
+DIRECTIONS = "Fruits differ most along the first, and less along each that follows."
 NUM_NEW = 12
 NUM_CHARTED = 300  # fruits on the map, at most
 COMMAND = "The same fruit on the command line", "In Pigment's folder, with your own picture in it if you use one."
@@ -67,8 +68,8 @@ def fruit_tabs(models: Models) -> None:
             corners = gr.HTML(js_on_load=SCRIPT)
         with gr.Column(scale=3, min_width=300):
             sliders = [
-                gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", buttons=[])
-                for number in range(1, NUM_DIRECTIONS + 1)
+                gr.Slider(-REACH, REACH, 0, step=0.1, label=f"Direction {number}", info=info, buttons=[])
+                for number, info in enumerate([DIRECTIONS, *[None] * (NUM_DIRECTIONS - 1)], start=1)
             ]
             as_found = gr.Button("All directions back to 0")
             line = command_line(*COMMAND)
