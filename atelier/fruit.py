@@ -142,8 +142,9 @@ def fruit_tabs(models: Models) -> None:
         vae = models.load(path, VAE)
         if not vae.codes:
             return ""
-        spot = chart_of(path).spot(found.code, vae)
-        return HTML.pad(chart_of(path).picture, "Map of fruits: point at one, or beside it", spot, lossy=True)
+        drawn = chart_of(path)
+        spot = drawn.spot(found.code, vae)
+        return HTML.pad(drawn.picture, "Map of fruits: point at one, or beside it", spot, lossy=True)
 
     def jump_to(path: str, found: Found | None, kind: str | None = None) -> tuple[Any, ...]:
         return map_with(path, there(found)), *begin_with(path, found, kind=kind)

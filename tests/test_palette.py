@@ -57,12 +57,13 @@ def test_the_mirror_image_gets_the_mirrored_colors(height: int, width: int) -> N
     assert torch.allclose(model(lightness.flip(3)), model(lightness).flip(3), atol=1e-6)
 
 
-def test_evaluation_looks_at_images_enlarged_and_as_they_are() -> None:
-    model, seen = make().eval(), []
+@pytest.mark.parametrize(("backbone", "enlarged"), [(None, (24, 40)), (LITE0, (32, 48))])
+def test_evaluation_looks_at_images_enlarged_and_as_they_are(backbone: str | None, enlarged: tuple[int, int]) -> None:
+    model, seen = make(backbone=backbone).eval(), []
     model.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     predicted = model.predict(torch.rand(1, 1, 64, 96)).chroma
     averages = [(one + mirrored.flip(2)) / 2 for one, mirrored in (model.net(images).chroma for images in seen[:2])]
-    assert [one.shape[1:] for one in averages] == [(24, 40), (16, 24)]
+    assert [one.shape[1:] for one in averages] == [enlarged, (16, 24)]
     assert torch.allclose(predicted, (averages[0] + resize(averages[1][None], predicted)) / 2, atol=1e-6)
 
 

@@ -157,6 +157,16 @@ def test_the_spot_of_a_fruit_on_a_map_leads_back_to_it(vae_run: PigmentCLI) -> N
         assert moves == [0, 0]
 
 
+def test_of_fruits_that_overlap_the_map_shows_a_typical_one(vae_run: PigmentCLI) -> None:
+    vae = vae_run.model.eval()
+    center, directions = vae.fitted_codes()[:2]
+    codes = [center + steps * directions[0] for steps in (-3, 0, 0.001, 0.002, 3)]
+    fruits = [Found(Fruit(Path(f"Pear/{number}.jpg")), code) for number, code in enumerate(codes)]
+    chart = Chart.draw(fruits, torch.rand(5, 3, 16, 16), vae)
+    assert [str(found.fruit) for found in chart.fruits] == ["Pear/2.jpg", "Pear/0.jpg", "Pear/4.jpg"]
+    assert chart.typical == {"Pear": fruits[2]}
+
+
 def test_a_typical_fruit_of_a_kind_is_the_one_nearest_to_its_mean() -> None:
     codes = {"Pear/first.jpg": 0.0, "Pear/near.jpg": 1.0, "Pear/far.jpg": 9.0, "Apple/only.jpg": 5.0}
     files = [Found(Fruit(Path(path)), torch.tensor([code])) for path, code in codes.items()]

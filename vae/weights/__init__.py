@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-LEARNED = "apples, cherries, grapes, onions, oranges, peaches, and tomatoes"
+LEARNED = "apples, cherries, grapes, onions, oranges, peaches, and tomatoes"  # its card says more
 FRUIT = Path(__file__).with_name("fruit.safetensors")
