@@ -11,9 +11,10 @@ from torch import Tensor
 from callbacks.media import media_folder, publish
 from callbacks.schedule import is_due
 from datamodules.folder import spread_out
-from images.drawing import COLUMNS, film_strip, grid, latent_map, save_png
+from images.drawing import COLUMNS, film_strip, grid, save_png
 from modes import evaluating
 from system.signals import Interrupted
+from vae.chart import latent_map
 
 MAP_IMAGES = 300
 MAP_BATCH = 64  # images at a time; all at once would take more memory than training does

@@ -164,6 +164,12 @@ class FolderDataModule(LightningDataModule, ABC):
         """Return the images of a part, in the order of the manifest."""
         return Images(self.store, part, pinned=self._reads_ahead())
 
+    def examples(self, part: Part, number: int) -> tuple[list[Path], Tensor]:
+        """Return files and images (B, 3, S, S) in [0, 1] of up to ``number``, evenly spaced through a part."""
+        images, paths = self.images(part), self.store.paths()
+        indices = evenly_spaced(images, number)
+        return [self.folder / paths[row] for row in images.rows[indices]], images.__getitems__(indices.tolist()) / 255
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that determines an epoch's batches."""
         trainer: Any = self.trainer

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -52,17 +51,6 @@ def pairs(above: Tensor, below: Tensor) -> Image.Image:
     blanks = above.new_ones(-len(above) % columns, *above.shape[1:])
     rows = [torch.cat([images, blanks]).unflatten(0, (-1, columns)) for images in (above, below)]
     return grid(torch.stack(rows, dim=1).flatten(0, 2), columns)
-
-
-def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
-    """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
-    codes = codes.cpu() - codes.cpu().mean(dim=0)
-    components = torch.linalg.svd(codes, full_matrices=False).Vh[:2]
-    # the SVD's signs are arbitrary: make the largest entry of each component positive
-    components *= components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
-    places = codes @ components.T
-    places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
-    return scattered(images, places / places.abs().max().clamp(min=1e-12))  # one scale for both axes
 
 
 def scattered(images: Tensor, places: Tensor, thumbnail: int = MAP_THUMBNAIL) -> Image.Image:

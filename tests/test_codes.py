@@ -42,6 +42,7 @@ def test_directions_are_the_principal_ones_as_long_as_the_deviation() -> None:
     _, lengths, expected = torch.linalg.svd(codes - codes.mean(dim=0), full_matrices=False)
     torch.testing.assert_close(directions.norm(dim=1), lengths / 4999**0.5, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close((torch.nn.functional.normalize(directions) * expected).sum(dim=1).abs(), torch.ones(4))
+    assert directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).min() > 0  # so that maps are alike
 
 
 @pytest.mark.parametrize(

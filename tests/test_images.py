@@ -12,10 +12,11 @@ from torch import Tensor
 
 from callbacks import LogSamples
 from callbacks.pictures import EpochImages
-from images.drawing import COLUMNS, MAP_THUMBNAIL, MARGIN, film_strip, grid, latent_map, mosaic
+from images.drawing import COLUMNS, MAP_THUMBNAIL, MARGIN, film_strip, grid, mosaic
 from tests.world import CONFIGS, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
+from vae.chart import latent_map
 
 CELL = 16 + MARGIN
 

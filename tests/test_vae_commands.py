@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from images.drawing import COLUMNS, mosaic
+from images.drawing import COLUMNS, MAP_SIZE, mosaic
 from resuming.checkpoints import load_model
 from tests.test_images import cells
 from tests.world import CONFIGS, last, tiny
@@ -17,7 +17,7 @@ from train import PigmentCLI
 from train import main as train
 from vae import VAE, ConvVAE
 from vae.__main__ import main
-from vae.chart import Chart, Found, find_typical
+from vae.chart import THUMBNAIL, Chart, Found, find_places, find_typical
 from vae.play import Fruit
 from vae.weights import FRUIT
 from vae.weights.__main__ import LARGEST
@@ -155,6 +155,17 @@ def test_the_spot_of_a_fruit_on_a_map_leads_back_to_it(vae_run: PigmentCLI) -> N
         nearest, moves = chart.at(*chart.spot(found.code, vae))
         assert nearest.fruit == found.fruit
         assert moves == [0, 0]
+
+
+def test_chart_puts_training_images_where_their_codes_lie(vae_run: PigmentCLI) -> None:
+    training = sorted((vae_run.datamodule.folder / "Training").rglob("*.jpg"))
+    codes = [Fruit(path).code(vae_run.model) for path in (training[0], training[-1])]
+    assert main(["chart", "--number=2", f"--ckpt={last(vae_run)}", "--out=chart.png"]) == 0
+    (first, _), chart = find_places(torch.stack(codes), vae_run.model).sign(), Image.open("chart.png")
+    for path, (x, y) in zip((training[0], training[-1]), (first, -first), strict=True):
+        left, top = (0 if side < 0 else MAP_SIZE - THUMBNAIL for side in (x, y))
+        found = chart.crop((left, top, left + THUMBNAIL, top + THUMBNAIL))
+        assert_alike(np.asarray(found), np.asarray(Image.open(path).resize(found.size)))
 
 
 def test_of_fruits_that_overlap_the_map_shows_a_typical_one(vae_run: PigmentCLI) -> None:

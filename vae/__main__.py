@@ -20,6 +20,7 @@ from system.command import Command
 from system.errors import PigmentError, shown
 from system.hardware import within_memory
 from vae import VAE
+from vae.chart import NUM_CHARTED, Chart
 from vae.codes import Sampler, slerp
 from vae.play import NUM_CORNERS, Fruit, between, nearest, places, read_image
 from vae.weights import FRUIT
@@ -56,7 +57,7 @@ def make_parser() -> ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    command = {run: add(run) for run in (sample, reconstruct, interpolate, walk, traverse, neighbors)}
+    command = {run: add(run) for run in (sample, reconstruct, interpolate, walk, traverse, chart, neighbors)}
     command[fit] = add(fit, "checkpoint")
     command[reconstruct].add_argument("files", nargs="+", type=local_path, metavar="FILE")
     command[interpolate].add_argument("files", nargs=2, type=local_path, metavar="FILE")
@@ -76,15 +77,16 @@ def make_parser() -> ArgumentParser:
     command[traverse].add_argument(
         "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
     )
-    for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
+    for run, number in {sample: 8 * COLUMNS, chart: NUM_CHARTED, neighbors: COLUMNS}.items():
         command[run].add_argument("--number", type=positive, default=number, help="number of images: %(default)s")
+    for run in (sample, neighbors):
         command[run].add_argument(
             "--seed", type=seed, default=0, help="the same seed draws the same images: %(default)s"
         )
         command[run].add_argument(
             "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from: %(default)s"
         )
-    for run in (neighbors, fit):
+    for run in (chart, neighbors, fit):
         command[run].add_argument(
             "--root", type=os.path.expanduser, help="folder of the training images; default: the run's"
         )
@@ -147,6 +149,13 @@ def traverse(options: argparse.Namespace) -> None:
     with evaluating(vae):
         images = vae.decode((codes.center + distances * directions).flatten(0, 1).to(vae.device))
     save_png(grid(images, COLUMNS + 1), options.out)
+
+
+def chart(options: argparse.Namespace) -> None:
+    """Training images where their codes lie, along the first two principal directions."""
+    vae, checkpoint = load_model(options.ckpt, VAE)
+    data = training_data(checkpoint, vae.image_size, options.root)
+    save_png(Chart.of_images(*data.examples("train", options.number), vae).picture, options.out)
 
 
 def neighbors(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A map of fruits to point into."""
+"""Maps of the latent space: one to look at, and one to point into."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from images.drawing import MAP_SIZE, scattered
 from modes import evaluating
+from vae.codes import signed
 from vae.play import Fruit, decode, move
 from vae.vae import VAE
 
 THUMBNAIL = 56  # pixels
 BATCH = 64  # images encoded at a time
+NUM_CHARTED = 300  # images, unless more are asked for
 
 
 class Found(NamedTuple):
@@ -93,6 +95,14 @@ class Chart(NamedTuple):
         share = (place - self.middle) / self.reach * (MAP_SIZE - THUMBNAIL) / MAP_SIZE
         across, down = ((share + 1) / 2).clamp(0, 1).tolist()
         return across, down
+
+
+def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
+    """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
+    codes = codes.cpu() - codes.cpu().mean(dim=0)
+    places = codes @ signed(torch.linalg.svd(codes, full_matrices=False).Vh[:2]).T
+    places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
+    return scattered(images, places / places.abs().max().clamp(min=1e-12))  # one scale for both axes
 
 
 def find_places(codes: Tensor, vae: VAE) -> Tensor:

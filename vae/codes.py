@@ -56,6 +56,7 @@ def fit_codes(codes: Tensor) -> Codes:
     codes -= center
     covariance = codes.T @ codes / (len(codes) - 1)
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
+    directions = signed(directions.T).T
     lengths = variances.clamp(min=1e-12).sqrt()  # 0 if all codes are equal
     num_mixed = min(NUM_MIXED, len(lengths))
     mixed = codes @ directions[:, :num_mixed]  # not scaled: long directions should count most in k-means
@@ -71,6 +72,11 @@ def fit_codes(codes: Tensor) -> Codes:
     weights = torch.tensor([len(part) / len(codes) for part in parts])
     found = (center, (directions * lengths).T, weights, means / scale, factors / scale[:, None], VARIANCE**0.5 / scale)
     return Codes(*(tensor.contiguous() for tensor in found))
+
+
+def signed(directions: Tensor) -> Tensor:
+    """Turn directions (N, D) so that the largest entry of each is positive: decompositions leave the sign open."""
+    return directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
 
 
 def slerp(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
