@@ -13,12 +13,12 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT, command_line, there
-from datamodules.folder import evenly_spaced, in_batches
+from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid
 from study.models import Models
 from system.errors import PigmentError
 from vae import VAE
-from vae.chart import Chart, Found
+from vae.chart import NUM_CHARTED, Chart, Found
 from vae.codes import Sampler
 from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image, share_at
 from vae.weights import FRUIT, LEARNED
@@ -26,7 +26,6 @@ from vae.weights import FRUIT, LEARNED
 NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 DIRECTIONS = "Fruits differ most along the first, and less along each that follows."
 NUM_NEW = 12
-NUM_CHARTED = 300  # fruits on the map, at most
 COMMAND = "The same fruit on the command line", "In Pigment's folder, with your own picture in it if you use one."
 KEEP = "Keep for a walk"
 NEXT = "Keep one more to walk between them.", "The tab Walk leads between them."
@@ -39,7 +38,9 @@ WALKS = {  # by the number of fruits
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
+SEEDS = "The same seed always draws the same fruit."
 Kept = dict[str, list[Found]]  # by model
+SEEN = "Your picture, as the model sees it. It takes anything for a fruit that it knows."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
@@ -54,7 +55,9 @@ def fruit_tabs(models: Models) -> None:
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
                 with gr.Row():
-                    seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=10**9, min_width=100)
+                    seed = gr.Number(
+                        0, label="First seed", info=SEEDS, precision=0, minimum=0, maximum=10**9, min_width=100
+                    )
                     sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", info=SAMPLERS, min_width=140)
                 new = gr.HTML(js_on_load=SCRIPT)
                 others = gr.Button(f"{NUM_NEW} others")
@@ -149,11 +152,8 @@ def fruit_tabs(models: Models) -> None:
     def jump_to(path: str, found: Found | None, kind: str | None = None) -> tuple[Any, ...]:
         return map_with(path, there(found)), *begin_with(path, found, kind=kind)
 
-    def choose_kind(path: str, kind: str | None, found: Found | None) -> Any:
-        typical = chart_of(path).typical.get(kind or "")
-        if not typical or (found and found.fruit == typical.fruit):
-            return gr.skip()  # Gradio's list says so, too, when it only loses focus
-        return jump_to(path, typical, kind)
+    def choose_kind(path: str, kind: str) -> tuple[Any, ...]:
+        return jump_to(path, chart_of(path).typical[kind], kind)
 
     def choose_new(path: str, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit.parse(chosen.what)
@@ -166,7 +166,7 @@ def fruit_tabs(models: Models) -> None:
         except PigmentError as error:  # name the file as its owner does, not by where the upload lies
             raise PigmentError(str(error).replace(file, Path(file).name)) from error
         own = Found(Fruit(Path(Path(file).name)), Fruit(Path(file)).code(vae))
-        seen = HTML.figure(to_pil_image(image[0].cpu()), "Your picture, as the model sees it")
+        seen = HTML.figure(to_pil_image(image[0].cpu()), SEEN)
         return seen, *jump_to(path, own)
 
     def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Kept:
@@ -219,7 +219,7 @@ def fruit_tabs(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
-    kind.input(choose_kind, [path, kind, found], [chart, *shown])
+    kind.select(choose_kind, [path, kind], [chart, *shown])
     new.click(choose_new, path, [chart, *shown])
     own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
@@ -241,10 +241,7 @@ def draw_chart(path: str, vae: VAE, models: Models) -> tuple[Chart, str]:
         chart = Chart.of_new(NUM_CHARTED, vae)
     else:
         note = "Training images, where their codes lie."
-        training, paths = data.images("train"), data.store.paths()
-        indices = evenly_spaced(training, NUM_CHARTED)
-        files = [data.folder / paths[row] for row in training.rows[indices]]
-        chart = Chart.of_images(files, training.__getitems__(indices.tolist()) / 255, vae)
+        chart = Chart.of_images(*data.examples("train", NUM_CHARTED), vae)
     return chart, f"{note} Point at one; beside it, you get what the model makes of that place."
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from colorization.easel import small
-from colorization.hints import to_hex
+from colorization.hints import name_of, to_hex
 from system.errors import PigmentError
 from system.templates import read_template
 
@@ -38,6 +38,7 @@ HTML: Any = read_template(  # the macros of page.html.jinja
     image=Image.fromarray,
     small=small,
     hex=to_hex,
+    name=name_of,
 ).module
 
 

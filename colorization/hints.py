@@ -1,5 +1,6 @@
 """Colors that a person gives at points of a picture, and how they spread."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from PIL import ImageColor
 from torch import Tensor
 
+from colorization.color import rgb_to_lab
 from modes import exact_float32
 
 PATCH = 3  # pixels across, whose mean a true hint is
@@ -54,6 +56,17 @@ class Hint(NamedTuple):
 def to_hex(color: tuple[float, float, float]) -> str:
     """Write sRGB in [0, 1] as ``#rrggbb``."""
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
+
+
+def name_of(color: tuple[float, float, float]) -> str:
+    """Return the name that :meth:`Hint.parse` reads as the color closest to this one, sRGB in [0, 1], in Lab."""
+    lab = rgb_to_lab(torch.tensor([*named_colors().values(), color]).T[None, :, None])[0, :, 0].T
+    return [*named_colors()][int((lab[:-1] - lab[-1]).norm(dim=1).argmin())]
+
+
+@cache
+def named_colors() -> dict[str, tuple[float, ...]]:
+    return {name: tuple(channel / 255 for channel in ImageColor.getrgb(name)[:3]) for name in ImageColor.colormap}
 
 
 def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from datamodules.folder import FolderDataModule
 from resuming.checkpoints import MODELS, load_model, read_checkpoint, training_data
 from study.overview import find_runs
 from system.errors import PigmentError
-from vae.weights import FRUIT
+from vae.weights import FRUIT, LEARNED
 
-SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: "Residual VAE · comes with Pigment"}
+SHIPPED = {PALETTE: "Palette · comes with Pigment", FRUIT: f"Residual VAE · comes with Pigment · {LEARNED}"}
 Model = TypeVar("Model", bound=LightningModule)
 
 

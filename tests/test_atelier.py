@@ -81,7 +81,7 @@ def test_a_picture_colored_by_hand_is_what_the_command_line_makes_of_it(page: An
     x, y, color = hint.split(",")
     assert float(x) == pytest.approx(0.25, abs=0.01)
     assert float(y) == pytest.approx(0.5, abs=0.01)
-    assert color in swatches.nth(3).get_attribute("aria-label")
+    assert color == swatches.nth(3).get_attribute("data-what")
     page.get_by_label("number input for Vividness").fill("0.8")
     arguments = command_for(page, "--vividness 0.8")
     page.locator(".strip").nth(1).get_by_text("CIEDE2000").wait_for()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colorization.hints import Hint, patch_means, propagate, sample
+from colorization.hints import Hint, name_of, patch_means, propagate, sample
 
 
 def corrected(lightness: Tensor, *hints: tuple[float, float, float, float], features: Tensor | None = None) -> Tensor:
@@ -18,6 +18,12 @@ def test_a_hint_is_read_as_it_is_written() -> None:
     assert Hint.parse("0,1,red") == Hint(0, 1, (1, 0, 0))
     assert Hint.parse("0.5,0.5,rgb(0, 128, 0)").color == (0, 128 / 255, 0)
     assert str(Hint.parse("0.3125,1,#c03020")) == "0.3125,1,#c03020"
+
+
+def test_a_color_has_the_name_of_the_closest_one() -> None:
+    assert name_of(Hint.parse("0,0,steelblue").color) == "steelblue"
+    assert name_of((0.99, 0.02, 0.01)) == "red"
+    assert name_of((0.5, 0.5, 0.51)) == "gray"
 
 
 @pytest.mark.parametrize("text", ["0.3,0.5", "0.3;0.5;red", "a,b,red", "0.3,0.5,reddish", ""])
