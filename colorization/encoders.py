@@ -20,7 +20,6 @@ class TimmEncoder(nn.Module):
         ValueError: if timm has no such network, or it does not halve the size five times.
     """
 
-    enlargement = 2.0  # in evaluation: things looked larger in ImageNet's photographs
     mean: Tensor
     std: Tensor
 
@@ -116,7 +115,6 @@ class ScratchEncoder(nn.Module):
     """An encoder to train from random weights: a residual block (He et al. 2016, arXiv:1512.03385) for each scale."""
 
     channels = (24, 48, 96, 160, 256)
-    enlargement = 1.5  # in evaluation: things looked larger in the parts of images that it learned from
 
     def __init__(self) -> None:
         super().__init__()

@@ -99,6 +99,8 @@ class PaletteColorizer(Colorizer):
         self.save_hyperparameters()
         self.weights, self.freeze_encoder = weights, freeze_encoder
         self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
+        # in evaluation: things looked larger in the parts that training shows, and still larger in ImageNet's images
+        self.scales = (2, 1) if freeze_encoder and weights in ("timm", "package") else (1.5, 1)
         self.register_buffer("colors", colors)
         self.register_buffer("nearby", neighbors(colors), persistent=False)
         self.curve: Tensor | None = None
@@ -117,8 +119,7 @@ class PaletteColorizer(Colorizer):
         Returns:
             The average prediction, at a quarter of the enlarged image's size.
         """
-        scales: Any = self.net.encoder.enlargement, 1
-        fine, coarse = (self._look(enlarge(lightness, scale, self.net.stride)) for scale in scales)
+        fine, coarse = (self._look(enlarge(lightness, scale, self.net.stride)) for scale in self.scales)
         return Prediction(*((one + resize(other, one)) / 2 for one, other in zip(fine, coarse, strict=True)))
 
     def forward(self, lightness: Tensor, vividness: float = 0.0, hints: Sequence[Hint] = ()) -> Tensor:

@@ -121,7 +121,7 @@ def test_its_commands_run_in_the_order_given_and_so_does_its_python(page: Path, 
 
 def test_their_commands_are_all_found() -> None:
     programs = [" ".join(command.split()[:3]) for page in PAGES for command in commands(page)]
-    assert programs.count("python -m vae") == 8
+    assert programs.count("python -m vae") == 9
     assert programs.count("python -m colorization") == 5
     assert programs.count("python -m atelier") == 2
     assert sum(program.startswith("python train.py") for program in programs) >= 11

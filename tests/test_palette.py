@@ -57,9 +57,20 @@ def test_the_mirror_image_gets_the_mirrored_colors(height: int, width: int) -> N
     assert torch.allclose(model(lightness.flip(3)), model(lightness).flip(3), atol=1e-6)
 
 
-@pytest.mark.parametrize(("backbone", "enlarged"), [(None, (24, 40)), (LITE0, (32, 48))])
-def test_evaluation_looks_at_images_enlarged_and_as_they_are(backbone: str | None, enlarged: tuple[int, int]) -> None:
-    model, seen = make(backbone=backbone).eval(), []
+@pytest.mark.parametrize(
+    ("settings", "enlarged"),
+    [
+        ({"backbone": None}, (24, 40)),
+        ({"backbone": LITE0, "weights": "package", "freeze_encoder": True}, (32, 48)),
+        ({"backbone": LITE0, "weights": "package", "freeze_encoder": False}, (24, 40)),
+        ({"backbone": LITE0, "weights": "learned.safetensors", "freeze_encoder": True}, (24, 40)),
+    ],
+    ids=["from scratch", "as published", "learns", "learned"],
+)
+def test_evaluation_looks_at_images_enlarged_and_as_they_are(
+    settings: dict[str, Any], enlarged: tuple[int, int]
+) -> None:
+    model, seen = make(**settings).eval(), []
     model.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     predicted = model.predict(torch.rand(1, 1, 64, 96)).chroma
     averages = [(one + mirrored.flip(2)) / 2 for one, mirrored in (model.net(images).chroma for images in seen[:2])]
