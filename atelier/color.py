@@ -39,7 +39,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     state = gr.State(time_to_live=KEPT)
     with gr.Row():
         with gr.Column(scale=2, min_width=280, elem_id="begin"):
-            file = gr.File(label="Your picture", height=130)
+            file = gr.File(label="Your picture", height=150)
             gr.Markdown("Drop it, paste it, or choose it. Or try one of these:")
             thumbnails = [
                 HTML.tile(small(read_picture(path).pixels), path.stem, what=number)
@@ -87,6 +87,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             about += " This model cannot be corrected by hand; a palette colorizer can."
         return {
             state: easel,
+            file: gr.File(label=f"Your picture instead of {easel.path.name}"),
             status: about,
             wishes: gr.Column(visible=takes_hints),
             swatches: HTML.swatches(easel.likeliest(colorizer)) if isinstance(colorizer, PaletteColorizer) else "",
@@ -132,6 +133,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         if checkpoints:
             yield from look(easel, read_picture(easel.path).pixels, checkpoints)
         else:  # the list was emptied
+            gr.Info("One model has to stay.")
             yield {chosen: [offered[0][1]]}
 
     def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> dict[Any, Any]:
@@ -160,7 +162,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def choices() -> gr.Dropdown:
         return gr.Dropdown(models.choices(Colorizer))
 
-    everything = [state, status, picture, halves, compared, wishes, swatches, hints, undo, command]
+    everything = [state, file, status, picture, halves, compared, wishes, swatches, hints, undo, command]
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)

@@ -27,6 +27,7 @@ NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
 DIRECTIONS = "Fruits differ most along the first, and less along each that follows."
 NUM_NEW = 12
 COMMAND = "The same fruit on the command line", "In Pigment's folder, with your own picture in it if you use one."
+AWAY = "What you kept with a different model comes back when you choose it."
 KEEP = "Keep for a walk"
 NEXT = "Keep one more to walk between them.", "The tab Walk leads between them."
 FULL = f"{NUM_CORNERS} are kept: remove one to keep another"
@@ -38,7 +39,7 @@ WALKS = {  # by the number of fruits
     4: "Point at a place, or drag: each corner is one of the fruits.",
 }
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
-SEEDS = "The same seed always draws the same fruit."
+SEEDS, LARGEST_SEED = "The same seed and distribution always draw the same fruit.", 10**9
 Kept = dict[str, list[Found]]  # by model
 SEEN = "Your picture, as the model sees it. It takes anything for a fruit that it knows."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
@@ -55,9 +56,7 @@ def fruit_tabs(models: Models) -> None:
                 about_chart = gr.Markdown()
             with gr.Tab("New fruits"):
                 with gr.Row():
-                    seed = gr.Number(
-                        0, label="First seed", info=SEEDS, precision=0, minimum=0, maximum=10**9, min_width=100
-                    )
+                    seed = gr.Number(0, label="First seed", info=SEEDS, min_width=100)
                     sampler = gr.Dropdown(get_args(Sampler), label="Drawn from", info=SAMPLERS, min_width=140)
                 new = gr.HTML(js_on_load=SCRIPT)
                 others = gr.Button(f"{NUM_NEW} others")
@@ -111,11 +110,13 @@ def fruit_tabs(models: Models) -> None:
             *(gr.Slider(value=0, visible=bool(vae.codes) and n < vae.latent_dim) for n in range(NUM_DIRECTIONS)),
         )
 
-    def draw_new(path: str, seed: int, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
+    def draw_new(path: str, seed: float, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
         vae = models.load(path, VAE)
-        fruits = [Fruit((sampler, number)) for number in range(seed, seed + NUM_NEW)]
+        if seed % 1 or not 0 <= seed <= LARGEST_SEED:
+            raise PigmentError(f"the first seed is {seed:,}; it must be a whole number from 0 to {LARGEST_SEED:,}")
+        fruits = [Fruit((sampler, number)) for number in range(int(seed), int(seed) + NUM_NEW)]
         images = decode(torch.stack([fruit.code(vae) for fruit in fruits]), vae)
-        captions = [f"seed {number}" for number in range(seed, seed + NUM_NEW)]
+        captions = [fruit.name for fruit in fruits]
         yield row(images, captions, fruits)
         if with_nearest:
             training = models.data(path, vae.image_size).images("train")
@@ -125,9 +126,9 @@ def fruit_tabs(models: Models) -> None:
 
     def show(path: str, found: Found | None, *moves: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
-        moved = there(found).moved(moves, vae)
-        (image,) = decode(moved.code[None], vae)
-        return HTML.saveable(to_pil_image(image), moved.name, "fruit.png"), command(path, "fruit.png", str(moved.fruit))
+        fruit, code = there(found).moved(moves, vae)
+        (image,) = decode(code[None], vae)
+        return HTML.saveable(to_pil_image(image), fruit.name, "fruit.png"), command(path, "fruit.png", str(fruit))
 
     def begin_with(
         path: str, found: Found | None, moves: Sequence[float] = (), kind: str | None = None
@@ -181,15 +182,15 @@ def fruit_tabs(models: Models) -> None:
         vae, kept = models.load(path, VAE), all_kept.get(path, [])
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
-        corners = row(images, [one.name for one in kept], range(len(kept)), "click to remove")
-        if any(ours for model, ours in all_kept.items() if model != path):
-            corners += HTML.note("What you kept with a different model comes back when you choose it.")
+        corners = row(images, [fruit.name for fruit, _ in kept], range(len(kept)), "click to remove")
+        away = AWAY if any(ours for model, ours in all_kept.items() if model != path) else ""
+        corners += HTML.note(away) if away else ""
         if kept:
             corners += HTML.note(NEXT[len(kept) > 1])
         free = len(kept) < NUM_CORNERS
         full = gr.Button(KEEP if free else FULL, interactive=free, variant="primary" if free else "secondary")
         if len(kept) < 2:
-            return full, corners, WALKS[len(kept)], "", "", gr.Textbox(visible=False)
+            return full, corners, f"{WALKS[len(kept)]} {away}", "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
         way = HTML.pad(drawn, "The way between the fruits: point at a place", spot=(0.5, 0.5))
@@ -201,8 +202,11 @@ def fruit_tabs(models: Models) -> None:
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
         names = [str(fruit) for fruit, _ in kept]
-        *others, last = (one.name for one in kept)
-        caption = f"between {', '.join(others)}{',' if len(others) > 1 else ''} and {last}"
+        *others, last = (fruit.name for fruit, _ in kept)
+        if len(kept) > 2:
+            caption = f"between {', '.join(others)}, and {last}"
+        else:
+            caption = f"{across:.0%} of the way from {others[0]} to {last}"
         return HTML.saveable(to_pil_image(image), caption, "between.png"), command(path, "between.png", *names, at)
 
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:

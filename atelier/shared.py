@@ -45,7 +45,7 @@ HTML: Any = read_template(  # the macros of page.html.jinja
 def command_line(label: str, where: str, visible: bool = True) -> gr.Textbox:
     """Show a command to copy, and where to run it."""
     return gr.Textbox(
-        label=label, info=where, lines=4, max_lines=4, buttons=["copy"], interactive=False, visible=visible
+        label=label, info=where, lines=4, max_lines=8, buttons=["copy"], interactive=False, visible=visible
     )
 
 

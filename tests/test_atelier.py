@@ -116,21 +116,21 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     swatch.press("Enter")
     command_for(page, "'0.48,0.5,#")
     click(page, 0.9, 0.1)
-    press(page, "move hint 1")
+    press(page, "move color 1 to the ring")
     assert "'0.48,0.5" not in shlex.join(command_for(page, "--hint '0.9"))
-    press(page, "remove hint 1")
-    page.get_by_role("button", name="remove hint 1").wait_for(state="detached")
+    press(page, "remove color 1")
+    page.get_by_role("button", name="remove color 1").wait_for(state="detached")
     press(page, "Undo")
     command_for(page, "--hint '0.9")
     press(page, "Undo")
     command_for(page, "'0.48,0.5,#")
     swatch.press("Enter")  # a second one, where the ring is
-    page.get_by_role("button", name="remove hint 2").wait_for()
-    press(page, "move hint 1")
+    page.get_by_role("button", name="remove color 2").wait_for()
+    press(page, "move color 1 to the ring")
     page.get_by_text("there is a color at the ring already").wait_for()
     assert command_for(page, "'0.48,0.5,#").count("--hint") == 2
-    page.get_by_role("button", name="remove hint 2").press("Enter")
-    page.get_by_role("button", name="remove hint 2").wait_for(state="detached")
+    page.get_by_role("button", name="remove color 2").press("Enter")
+    page.get_by_role("button", name="remove color 2").wait_for(state="detached")
     page.wait_for_function("document.activeElement.closest('.hints')")  # not at the top of the page
 
 
@@ -191,6 +191,7 @@ def test_an_emptied_list_of_models_holds_the_first_again(page: Any) -> None:
     models.get_by_title("Clear").click()
     first.wait_for_element_state("hidden")  # for good; the one that follows is another
     models.get_by_text("comes with Pigment").wait_for()
+    page.get_by_text("One model has to stay.").wait_for()
     page.get_by_role("button", name="rocket").click()
     command_for(page, "rocket.jpg")
 

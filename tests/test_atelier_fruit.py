@@ -155,11 +155,11 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     wait_for_line(fruit, "walk 3 5 --at=0.5 ")
 
 
-@pytest.mark.parametrize(("seed", "line"), [("-5", "less than minimum value 0"), ("1e30", "greater than maximum")])
-def test_a_seed_that_cannot_be_gets_a_line(seed: str, line: str, fruit: Any) -> None:
+@pytest.mark.parametrize("seed", ["-5", "2.5", "1e+30"])
+def test_a_seed_that_cannot_be_gets_a_line(seed: str, fruit: Any) -> None:
     go_to(fruit, "New fruits")
     fruit.get_by_label("First seed").fill(seed)
-    fruit.get_by_text(line).wait_for()
+    fruit.get_by_text(f"the first seed is {seed}; it must be a whole number from 0 to 1,000,000,000").wait_for()
     pill = fruit.locator("[data-testid=status-tracker] .error")  # Gradio's, which would stay until the next click
     pill.wait_for(state="attached")
     assert not pill.is_visible()

@@ -20,10 +20,22 @@ def test_a_hint_is_read_as_it_is_written() -> None:
     assert str(Hint.parse("0.3125,1,#c03020")) == "0.3125,1,#c03020"
 
 
-def test_a_color_has_the_name_of_the_closest_one() -> None:
-    assert name_of(Hint.parse("0,0,steelblue").color) == "steelblue"
-    assert name_of((0.99, 0.02, 0.01)) == "red"
-    assert name_of((0.5, 0.5, 0.51)) == "gray"
+@pytest.mark.parametrize(
+    ("color", "name"),
+    [
+        ("hotpink", "strong pink"),
+        ("purple", "strong purple"),
+        ("pink", "pink"),
+        ("red", "strong red"),
+        ("tan", "orange"),
+        ("#c8c4a8", "grayish yellow"),
+        ("darkseagreen", "green"),
+        ("steelblue", "blue"),
+        ("#808082", "gray"),
+    ],
+)
+def test_a_color_is_named_by_its_hue_and_chroma(color: str, name: str) -> None:
+    assert name_of(Hint.parse(f"0,0,{color}").color) == name
 
 
 @pytest.mark.parametrize("text", ["0.3,0.5", "0.3;0.5;red", "a,b,red", "0.3,0.5,reddish", ""])

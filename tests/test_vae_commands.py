@@ -191,6 +191,11 @@ def test_the_text_of_a_fruit_finds_it_again(text: str) -> None:
     assert isinstance(Fruit.parse(text).source, Path) == (".jpg" in text or ".png" in text)
 
 
+def test_a_fruit_is_called_by_what_finds_it() -> None:
+    names = {"17": "seed 17", "prior:17@0,1": "prior seed 17 (moved)", "Pear/1.jpg": "Pear", "own.jpg": "own.jpg"}
+    assert {text: Fruit.parse(text).name for text in names} == names
+
+
 def test_traverse_goes_along_directions_through_the_mean_code(vae_run: PigmentCLI) -> None:
     rows = draw("traverse", last(vae_run), "--directions=3")
     assert rows.shape[:2] == (3, COLUMNS + 1)

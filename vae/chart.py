@@ -26,13 +26,6 @@ class Found(NamedTuple):
     fruit: Fruit
     code: Tensor
 
-    @property
-    def name(self) -> str:
-        """What to call it: its seed, the kind of fruit that a training image shows, or a file's name."""
-        source, moves = self.fruit
-        name = source.parent.name or source.name if isinstance(source, Path) else f"seed {source[1]}"
-        return f"{name} (moved)" if moves else name
-
     def moved(self, moves: Sequence[float], vae: VAE) -> "Found":
         """Move it along the principal directions; a VAE with fewer latents has fewer of them."""
         moves = tuple(moves[: vae.latent_dim])

@@ -47,6 +47,16 @@ class Fruit(NamedTuple):
         moves = re.sub("(,0)+$", "", ",".join(f"{move:g}" for move in self.moves))
         return f"{source}@{moves}" if any(self.moves) else source
 
+    @property
+    def name(self) -> str:
+        """What to call it: its seed, the kind of fruit that a training image shows, or a file's name."""
+        if isinstance(self.source, Path):
+            name = self.source.parent.name or self.source.name
+        else:
+            sampler, seed = self.source
+            name = f"seed {seed}" if sampler == "mixture" else f"{sampler} seed {seed}"
+        return f"{name} (moved)" if self.moves else name
+
     def code(self, vae: VAE) -> Tensor:
         """Return its code (D,), on the CPU.
 
