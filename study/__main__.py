@@ -9,6 +9,7 @@ from pathlib import Path
 from cli.arguments import ArgumentParser, local_path, positive, seed
 from cli.quiet import quiet_lightning
 from cli.run import in_plain_words
+from study.overview import list_runs
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.command import Command
@@ -18,6 +19,7 @@ from system.hardware import within_memory
 RUN = """\
 Train models one after the other, or one on each GPU, each through train.py. Finished models are skipped, stopped ones
 resume, and failures are listed at the end. Options that are not listed here go to train.py."""
+LIST = "List all runs that have trained for at least an epoch, the newest first, with what they reached."
 PAGE = "Test all finished models on the same held-out images, and write study.html and study.csv."
 
 
@@ -38,6 +40,10 @@ def make_parser() -> ArgumentParser:
     run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed; default: 0")
     run.add_argument("--scratch", action="store_true", help="start pre-trained networks from random weights instead")
     page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)
+    listing = commands.add_parser("list", description=LIST, help="list all runs", allow_abbrev=False)
+    listing.add_argument(
+        "folder", type=local_path, nargs="?", default=Path("runs"), help="where they are: %(default)s, or a study's"
+    )
     for command in (run, page):
         command.add_argument(
             "--out", type=local_path, default=Path("runs/study"), help="folder of the study: %(default)s"
@@ -53,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> int:
             return train_all(options, more)
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
+        if options.command == "list":
+            print(list_runs(options.folder))
+            return command.status
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         with in_plain_words(), within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):

@@ -2,17 +2,21 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from resuming.loggers import BEST, METRICS_FILE, find_in_wandb
 from study.runs import class_name, located, read_config, read_history
-from system.errors import reason, shown
+from system.errors import PigmentError, reason, shown
 
 FIGURES = {"val/loss": "val/loss", "CIEDE2000": "val/ciede2000", "Bits per dim": "val/bits_per_dim", "PSNR": "val/psnr"}
 IN_LABEL = ("CIEDE2000", "Bits per dim")
+Row = dict[str, Any]  # of a table, by heading
 
 
 class Run(NamedTuple):
@@ -43,6 +47,33 @@ class Run(NamedTuple):
         epochs = f"{self.num_epochs} epoch{'s' * (self.num_epochs != 1)}"
         return " · ".join([self.kind, *best, epochs, self.data, self.recipe, self.folder.name])
 
+    def row(self, root: Path) -> Row:
+        """Return its row of a table; what people look for comes first, as a phone shows only a few columns."""
+        return {
+            "Model": self.kind,
+            **{heading: self.best.get(heading) for heading in FIGURES},
+            "Epochs": self.num_epochs,
+            "Seed": self.seed,
+            "Data": self.data,
+            "When": datetime.fromtimestamp(self.changed).isoformat(" ", "minutes"),
+            "W&B": self.in_wandb,
+            "Run": str(self.folder.relative_to(root)),
+            "Recipe": self.recipe,
+        }
+
+    def pictures(self) -> Iterator[tuple[str, Image.Image | None, str]]:
+        """Yield what its film strips, curves, and latest map show, and the picture, or why it cannot be shown."""
+        newest = sorted((self.folder / "media" / "latent_map").glob("*.png"))[-1:]
+        films = sorted((self.folder / "media").glob("*.png"), key=lambda path: (path.stem == "curves", path))
+        for path in [*films, *newest]:
+            what = path.stem if path.parent.name == "media" else path.parent.name
+            try:
+                with Image.open(path) as image:
+                    image.load()
+                    yield what.replace("_", " "), image, ""
+            except (OSError, SyntaxError) as error:  # being written, cut off by a kill, or just deleted
+                yield str(path), None, reason(error)
+
 
 def find_runs(root: Path) -> tuple[list[Run], dict[str, str]]:
     """Return all runs below a folder, the newest first, and what is wrong with each that cannot be used."""
@@ -54,6 +85,34 @@ def find_runs(root: Path) -> tuple[list[Run], dict[str, str]]:
         except Exception as error:  # half-written and damaged files raise all sorts of errors
             left_out[shown(os.path.relpath(folder, root))] = reason(error)
     return sorted(runs, key=lambda run: run.changed, reverse=True), left_out
+
+
+def headings_of(rows: Sequence[Row]) -> list[str]:
+    """Return the headings below which at least one row has something."""
+    return [heading for heading in (rows[0] if rows else ()) if any(row[heading] is not None for row in rows)]
+
+
+def list_runs(root: Path) -> str:
+    """Return a table of all runs below a folder, for the terminal, and what is wrong with those that cannot be used.
+
+    Raises:
+        PigmentError: if there are none.
+    """
+    runs, left_out = find_runs(root)
+    rows = [run.row(root) for run in runs if run.num_epochs]
+    unusable = [f"{name} is left out: {why}" for name, why in left_out.items()]
+    if not rows:
+        none = f"no run in '{root}' has trained for an epoch; name the folder of your runs"
+        raise PigmentError(". ".join([none, *unusable]))
+    headings = headings_of(rows)
+    lines = [headings, *([in_text(row[heading]) for heading in headings] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*table, *unusable])
+
+
+def in_text(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def run_folders(root: Path) -> Iterator[Path]:

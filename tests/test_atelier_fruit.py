@@ -268,7 +268,7 @@ def test_the_table_of_runs_takes_any_name_and_has_empty_cells_last() -> None:
     table_of = pytest.importorskip("atelier.runs", reason="needs Gradio").table_of
     name = "<b>'\"&"
     rows = [
-        {"Model": "VAE", "val/loss": loss, "Data": "http://x", "W&B": address, "Run": run}
+        {"Model": "VAE", "val/loss": loss, "Data": "http://x", "W&B": address, "Run": run, "Recipe": "lr 0.1"}
         for loss, address, run in ((2.0, "offline", "two"), (None, ADDRESS, name), (1.0, None, "one"))
     ]
     for downward, order in ((False, ["one", "two", str(escape(name))]), (True, ["two", "one", str(escape(name))])):

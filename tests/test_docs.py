@@ -73,7 +73,7 @@ def play_with_vae(arguments: list[str]) -> None:
 def plan_study(arguments: list[str]) -> None:
     """Check what would be done, as doing it takes too long."""
     options, more = make_parser().parse_known_args(arguments)
-    assert options.out == Path("runs/study")
+    assert (options.folder if options.command == "list" else options.out) == Path("runs/study")
     if options.command == "run":
         assert [task.run.seed for task in plan(options, more)] == [0] * 10 + [1] * 10
 

@@ -37,7 +37,7 @@ from study.__main__ import main, make_parser
 from study.claims import CLAIMS, Check, Claim, Figure, assess, decide
 from study.measures import difference, held_out, load_lpips, perceptual_differences
 from study.page import HINTED
-from study.runs import Run
+from study.runs import Run, read_history
 from study.training import CONFIGS, plan, visible_devices
 from tests.world import CONFIGS as ALL_CONFIGS
 from tests.world import live_in, read_wandb, tiny, write_fruits, write_paintings
@@ -248,6 +248,19 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
             assert drawn.count(1) >= 2  # lines through two epochs
 
 
+def test_list_says_what_each_run_reached(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", str(study)]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[:5] == ["Model", "val/loss", "CIEDE2000", "Bits", "per"]
+    torn = [line for line in lines if "is left out: " in line]
+    assert [line.split("/")[0] for line in torn] == ["8_shallow_adam_mae"]
+    for folder in ("4_shallow_adam/seed1", "vae/seed0", "10_palette/seed0"):
+        run = Run(study / folder)
+        (line,) = (line for line in lines if run.run_folder.name in line)
+        losses = [loss for _, loss in read_history(run.run_folder / "metrics.csv")["val/loss"]]
+        assert f"  {min(losses):.4g}  " in line
+
+
 def test_its_figures_are_those_of_test(study: Path) -> None:
     with (study / "study.csv").open() as lines:
         rows = {(row["model"], row["seed"]): row for row in csv.DictReader(lines)}
@@ -331,6 +344,14 @@ def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: p
     (tmp_path / "photos" / "2020").mkdir(parents=True)
     assert main(["page", f"--out={tmp_path}"]) == 2
     assert "photos: not part of this study" in capsys.readouterr().err
+
+
+def test_where_no_run_is_list_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.yaml").write_text("model:")
+    assert main(["list", str(tmp_path)]) == 2
+    none = f"error: no run in '{tmp_path}' has trained for an epoch; name the folder of your runs"
+    assert capsys.readouterr().err.startswith(f"{none}. torn is left out: ")
 
 
 def test_a_study_that_cannot_be_written_is_refused_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
