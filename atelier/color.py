@@ -25,6 +25,7 @@ KEPT = 3600  # seconds that a visitor's picture is kept after its last change
 PHOTOGRAPHS = ("camera.png", "astronaut.png", "chelsea.png", "rocket.jpg", "coffee.png")  # come with scikit-image
 PAINTINGS = (1, 5, 8)  # seeds
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
+MAKE_ROOM = "() => ({__type__: 'update', value: null, label: 'Your next picture'})"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
 ACTS: dict[str, Callable[..., None]] = {
     "put": Easel.put,
@@ -87,7 +88,6 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
             about += " This model cannot be corrected by hand; a palette colorizer can."
         return {
             state: easel,
-            file: gr.File(label=f"Your picture instead of {easel.path.name}"),
             status: about,
             wishes: gr.Column(visible=takes_hints),
             swatches: HTML.swatches(easel.likeliest(colorizer)) if isinstance(colorizer, PaletteColorizer) else "",
@@ -162,7 +162,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     def choices() -> gr.Dropdown:
         return gr.Dropdown(models.choices(Colorizer))
 
-    everything = [state, file, status, picture, halves, compared, wishes, swatches, hints, undo, command]
+    everything = [state, status, picture, halves, compared, wishes, swatches, hints, undo, command]
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
     gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
@@ -176,7 +176,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         chosen.change(compare, [state, chosen], [*everything, chosen], trigger_mode="always_last", **looks),
         downloaded,
     ]
-    file.upload(None, None, file, js="() => null")  # makes room for the next
+    file.upload(None, None, file, js=MAKE_ROOM)
     downloaded.success(None, saved, js=SAVE)
     for event in working:
         for ended in (event.success, event.failure):

@@ -41,7 +41,7 @@ WALKS = {  # by the number of fruits
 SAMPLERS = "mixture and gaussian follow the codes of the training images, mixture more closely; prior ignores them"
 SEEDS, LARGEST_SEED = "The same seed and distribution always draw the same fruit.", 10**9
 Kept = dict[str, list[Found]]  # by model
-SEEN = "Your picture, as the model sees it. It takes anything for a fruit that it knows."
+SEEN = "Your picture as the model sees it: it sees a fruit that it knows in everything."
 NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; `python -m vae fit` fits them."
 
 
@@ -153,8 +153,11 @@ def fruit_tabs(models: Models) -> None:
     def jump_to(path: str, found: Found | None, kind: str | None = None) -> tuple[Any, ...]:
         return map_with(path, there(found)), *begin_with(path, found, kind=kind)
 
-    def choose_kind(path: str, kind: str) -> tuple[Any, ...]:
-        return jump_to(path, chart_of(path).typical[kind], kind)
+    def choose_kind(path: str, kind: str | None, found: Found | None, *moves: float) -> Any:
+        typical = chart_of(path).typical.get(kind or "")
+        if not typical or (found and found.fruit == typical.fruit and not any(moves)):
+            return gr.skip()  # Gradio's list says so, too, when it only loses focus
+        return jump_to(path, typical, kind)
 
     def choose_new(path: str, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit.parse(chosen.what)
@@ -223,11 +226,12 @@ def fruit_tabs(models: Models) -> None:
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
-    kind.select(choose_kind, [path, kind], [chart, *shown])
+    kind.input(choose_kind, [path, kind, found, *sliders], [chart, *shown])
+    gr.on([slider.input for slider in sliders], lambda: None, None, kind, **AT_ONCE)  # so that it can be chosen again
     new.click(choose_new, path, [chart, *shown])
     own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
-    as_found.click(jump_to, [path, found, kind], [chart, *shown])
+    as_found.click(jump_to, [path, found], [chart, *shown])
     keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
     corners.click(let_go, [path, kept], kept).success(lay_out, [path, kept], walk)
     way.input(point_at_way, [path, kept], [passed, way_line], **EACH)

@@ -23,9 +23,9 @@ def runs_tab(models: Models) -> None:
 
     def find(order: Order, chosen: list[str]) -> tuple[Order, list[str], str]:
         found, left_out = find_runs(models.runs)
-        runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
-        chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
-        rows = [run.row(models.runs) for run in runs.values()]
+        rows = [run.row(models.runs) for run in found if run.num_epochs]
+        names = [row["Run"] for row in rows]
+        chosen = [name for name in dict.fromkeys([*chosen, *names]) if name in names][:2]
         return order, chosen, table_of(rows, order, chosen, left_out)
 
     def show(order: Order, chosen: list[str]) -> tuple[Any, ...]:

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import gradio as gr
 from PIL import Image
 
+from colorization.color import name_of
 from colorization.easel import small
-from colorization.hints import name_of, to_hex
+from colorization.hints import to_hex
 from system.errors import PigmentError
 from system.templates import read_template
 

@@ -14,10 +14,7 @@ from datamodules.folder import spread_out
 from images.drawing import COLUMNS, film_strip, grid, save_png
 from modes import evaluating
 from system.signals import Interrupted
-from vae.chart import latent_map
-
-MAP_IMAGES = 300
-MAP_BATCH = 64  # images at a time; all at once would take more memory than training does
+from vae.chart import BATCH, NUM_CHARTED, latent_map
 
 
 class EpochPicture(Callback, ABC):
@@ -146,9 +143,9 @@ class LogLatentMap(EpochPicture):
     caption = "validation images where their codes lie"
 
     def picture(self, trainer: Trainer, pl_module: Any) -> Image.Image:
-        images = validation_images(trainer, MAP_IMAGES)
+        images = validation_images(trainer, NUM_CHARTED)
         with evaluating(pl_module):
-            codes = [pl_module.encode(some)[0] for some in images.split(MAP_BATCH)]
+            codes = [pl_module.encode(some)[0] for some in images.split(BATCH)]
         return latent_map(images, torch.cat(codes))
 
 

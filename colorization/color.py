@@ -4,6 +4,7 @@ Results agree with scikit-image's within 1e-4. The constants stay on the device:
 libraries do, would make the host wait for a GPU.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -24,6 +25,19 @@ RGB_TO_XYZ = (  # linear sRGB to CIE 1931 XYZ
 WHITE = (0.95047, 1.0, 1.08883)  # XYZ of D65
 CUBE_TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))  # from the cube roots of XYZ / WHITE
 DARK = 6 / 29  # cube roots below this are replaced by a line
+
+
+HUES = {  # where each ends, in degrees of Lab's hue; then pink begins again
+    "pink": 15,
+    "red": 50,
+    "orange": 80,
+    "yellow": 112,
+    "green": 175,
+    "teal": 230,
+    "blue": 310,
+    "purple": 338,
+}
+GRAY, GRAYISH, STRONG = 4, 15, 50  # chroma
 
 
 class Matrices(NamedTuple):
@@ -70,6 +84,18 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
             colors = _reduce_chroma(lab.movedim(1, -1)[outside].T[None, :, None])
             rgb = rgb.movedim(1, -1).index_put((outside,), _to_any_rgb(colors)[0, :, 0].T).movedim(-1, 1)
         return rgb.clamp(0, 1)
+
+
+def name_of(color: tuple[float, float, float]) -> str:
+    """Say what a color, sRGB in [0, 1], is called, such as ``grayish blue``."""
+    lightness, a, b = rgb_to_lab(torch.tensor(color).view(1, 3, 1, 1)).flatten().tolist()
+    chroma, hue = math.hypot(a, b), math.degrees(math.atan2(b, a)) % 360
+    if chroma < GRAY:
+        return "gray"
+    name = next((name for name, end in HUES.items() if hue < end), "pink")
+    if name == "orange" and lightness < 60:
+        name = "brown"
+    return f"grayish {name}" if chroma < GRAYISH else f"strong {name}" if chroma > STRONG else name
 
 
 def _reduce_chroma(lab: Tensor) -> Tensor:

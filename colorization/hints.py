@@ -1,6 +1,5 @@
 """Colors that a person gives at points of a picture, and how they spread."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -8,23 +7,12 @@ import torch.nn.functional as F
 from PIL import ImageColor
 from torch import Tensor
 
-from colorization.color import rgb_to_lab
 from modes import exact_float32
 
 PATCH = 3  # pixels across, whose mean a true hint is
 NEAR, FAR = 0.06, 0.4  # of the shorter side: how far a hint reaches among others, and on its own
 FAR_WEIGHT = 0.02
 ALIKE, SAME = 0.1, 0.5  # in lightness, and in features, which have a standard deviation of 1
-HUES = {  # where each ends, in degrees of Lab's hue; then pink begins again
-    "pink": 15,
-    "red": 50,
-    "orange": 80,
-    "yellow": 112,
-    "green": 175,
-    "teal": 230,
-    "blue": 310,
-    "purple": 338,
-}
 RESISTANCE = 0.002  # weight of the prediction, where no hint is near
 
 
@@ -66,14 +54,6 @@ class Hint(NamedTuple):
 def to_hex(color: tuple[float, float, float]) -> str:
     """Write sRGB in [0, 1] as ``#rrggbb``."""
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
-
-
-def name_of(color: tuple[float, float, float]) -> str:
-    """Say the hue of a color, sRGB in [0, 1], and whether it is grayish or strong; the lightness does not count."""
-    _, a, b = rgb_to_lab(torch.tensor(color).view(1, 3, 1, 1)).flatten().tolist()
-    chroma, hue = math.hypot(a, b), math.degrees(math.atan2(b, a)) % 360
-    name = next((name for name, end in HUES.items() if hue < end), "pink")
-    return "gray" if chroma < 4 else f"grayish {name}" if chroma < 15 else f"strong {name}" if chroma > 50 else name
 
 
 def propagate(hints: Tensor, points: Tensor, chroma: Tensor, lightness: Tensor, features: Tensor) -> Tensor:

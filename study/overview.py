@@ -1,7 +1,8 @@
-"""What each run's folder says of it."""
+"""All runs below a folder, what each reached, and a table of them."""
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -92,23 +93,23 @@ def headings_of(rows: Sequence[Row]) -> list[str]:
     return [heading for heading in (rows[0] if rows else ()) if any(row[heading] is not None for row in rows)]
 
 
-def list_runs(root: Path) -> str:
-    """Return a table of all runs below a folder, for the terminal, and what is wrong with those that cannot be used.
+def print_runs(root: Path) -> None:
+    """Print a table of all runs below a folder, without empty columns, and to stderr why some are left out.
 
     Raises:
-        PigmentError: if there are none.
+        PigmentError: if none has trained for an epoch.
     """
     runs, left_out = find_runs(root)
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
     rows = [run.row(root) for run in runs if run.num_epochs]
-    unusable = [f"{name} is left out: {why}" for name, why in left_out.items()]
     if not rows:
-        none = f"no run in '{root}' has trained for an epoch; name the folder of your runs"
-        raise PigmentError(". ".join([none, *unusable]))
+        raise PigmentError(f"no run in '{root}' has trained for an epoch; name the folder of your runs")
     headings = headings_of(rows)
     lines = [headings, *([in_text(row[heading]) for heading in headings] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*table, *unusable])
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def in_text(value: object) -> str:

@@ -42,7 +42,8 @@ def command_for(page: Any, wanted: str) -> list[str]:
 
 
 def upload(page: Any, path: Path) -> None:
-    page.locator(".block", has_text="Your picture").locator("input[type=file]").set_input_files(path)
+    box = page.locator(".block", has_text=re.compile("Your (next )?picture"))
+    box.locator("input[type=file]").set_input_files(path)
 
 
 def click(page: Any, x: float, y: float) -> None:

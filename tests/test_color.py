@@ -5,7 +5,8 @@ import torch
 from skimage.color import rgb2lab
 from torch import Tensor
 
-from colorization.color import lab_to_rgb, rgb_to_lab
+from colorization.color import lab_to_rgb, name_of, rgb_to_lab
+from colorization.hints import Hint
 
 
 @pytest.fixture
@@ -90,3 +91,22 @@ def test_as_much_chroma_is_kept_as_the_gamut_has(wild: Tensor) -> None:
 def test_lightness_beyond_black_and_white_is_clipped() -> None:
     lab = torch.tensor([[-20.0, 60, 60], [130, -60, 20]]).view(2, 3, 1, 1)
     assert torch.allclose(lab_to_rgb(lab).flatten(1), torch.tensor([[0.0] * 3, [1.0] * 3]), atol=2 / 255)
+
+
+@pytest.mark.parametrize(
+    ("color", "name"),
+    [
+        ("hotpink", "strong pink"),
+        ("purple", "strong purple"),
+        ("pink", "pink"),
+        ("red", "strong red"),
+        ("tan", "orange"),
+        ("saddlebrown", "brown"),
+        ("#c8c4a8", "grayish yellow"),
+        ("darkseagreen", "green"),
+        ("steelblue", "blue"),
+        ("#808082", "gray"),
+    ],
+)
+def test_a_color_has_a_name(color: str, name: str) -> None:
+    assert name_of(Hint.parse(f"0,0,{color}").color) == name

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colorization.hints import Hint, name_of, patch_means, propagate, sample
+from colorization.hints import Hint, patch_means, propagate, sample
 
 
 def corrected(lightness: Tensor, *hints: tuple[float, float, float, float], features: Tensor | None = None) -> Tensor:
@@ -18,24 +18,6 @@ def test_a_hint_is_read_as_it_is_written() -> None:
     assert Hint.parse("0,1,red") == Hint(0, 1, (1, 0, 0))
     assert Hint.parse("0.5,0.5,rgb(0, 128, 0)").color == (0, 128 / 255, 0)
     assert str(Hint.parse("0.3125,1,#c03020")) == "0.3125,1,#c03020"
-
-
-@pytest.mark.parametrize(
-    ("color", "name"),
-    [
-        ("hotpink", "strong pink"),
-        ("purple", "strong purple"),
-        ("pink", "pink"),
-        ("red", "strong red"),
-        ("tan", "orange"),
-        ("#c8c4a8", "grayish yellow"),
-        ("darkseagreen", "green"),
-        ("steelblue", "blue"),
-        ("#808082", "gray"),
-    ],
-)
-def test_a_color_is_named_by_its_hue_and_chroma(color: str, name: str) -> None:
-    assert name_of(Hint.parse(f"0,0,{color}").color) == name
 
 
 @pytest.mark.parametrize("text", ["0.3,0.5", "0.3;0.5;red", "a,b,red", "0.3,0.5,reddish", ""])

@@ -248,17 +248,28 @@ def test_a_page_holds_everything_and_names_what_it_leaves_out(study: Path) -> No
             assert drawn.count(1) >= 2  # lines through two epochs
 
 
-def test_list_says_what_each_run_reached(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", str(study)]) == 0
-    heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split()[:5] == ["Model", "val/loss", "CIEDE2000", "Bits", "per"]
-    torn = [line for line in lines if "is left out: " in line]
-    assert [line.split("/")[0] for line in torn] == ["8_shallow_adam_mae"]
-    for folder in ("4_shallow_adam/seed1", "vae/seed0", "10_palette/seed0"):
-        run = Run(study / folder)
-        (line,) = (line for line in lines if run.run_folder.name in line)
-        losses = [loss for _, loss in read_history(run.run_folder / "metrics.csv")["val/loss"]]
-        assert f"  {min(losses):.4g}  " in line
+def test_list_says_what_each_run_reached_the_newest_first(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for age, folder in enumerate(("10_palette/seed0", "4_shallow_adam/seed1", "vae/seed0")):
+        run = tmp_path / folder
+        run.mkdir(parents=True)
+        for name in ("config.yaml", "metrics.csv"):
+            shutil.copy(Run(study / folder).run_folder / name, run)
+        os.utime(run / "config.yaml", (0, 1e9 - age))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.yaml").write_text("model:")
+    assert main(["list", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("torn is left out: ")
+    heading, *lines = said.out.splitlines()
+    for line, folder in zip(lines, ("10_palette/seed0", "4_shallow_adam/seed1", "vae/seed0"), strict=True):
+        assert f"  {folder}  " in line
+        history = read_history(tmp_path / folder / "metrics.csv")
+        for name, metric, best in (("val/loss", "val/loss", min), ("PSNR", "val/psnr", max)):
+            if metric in history:
+                figure = line[heading.index(name) :].split("  ")[0]
+                assert figure == f"{best(value for _, value in history[metric]):.4g}"
 
 
 def test_its_figures_are_those_of_test(study: Path) -> None:
@@ -350,8 +361,9 @@ def test_where_no_run_is_list_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.yaml").write_text("model:")
     assert main(["list", str(tmp_path)]) == 2
-    none = f"error: no run in '{tmp_path}' has trained for an epoch; name the folder of your runs"
-    assert capsys.readouterr().err.startswith(f"{none}. torn is left out: ")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("torn is left out: ")
+    assert second == f"error: no run in '{tmp_path}' has trained for an epoch; name the folder of your runs"
 
 
 def test_a_study_that_cannot_be_written_is_refused_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

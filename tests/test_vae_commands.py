@@ -161,8 +161,9 @@ def test_chart_puts_training_images_where_their_codes_lie(vae_run: PigmentCLI) -
     training = sorted((vae_run.datamodule.folder / "Training").rglob("*.jpg"))
     codes = [Fruit(path).code(vae_run.model) for path in (training[0], training[-1])]
     assert main(["chart", "--number=2", f"--ckpt={last(vae_run)}", "--out=chart.png"]) == 0
-    (first, _), chart = find_places(torch.stack(codes), vae_run.model).sign(), Image.open("chart.png")
-    for path, (x, y) in zip((training[0], training[-1]), (first, -first), strict=True):
+    first, second = find_places(torch.stack(codes), vae_run.model)
+    chart, side = Image.open("chart.png"), (first - second).sign()
+    for path, (x, y) in zip((training[0], training[-1]), (side, -side), strict=True):
         left, top = (0 if side < 0 else MAP_SIZE - THUMBNAIL for side in (x, y))
         found = chart.crop((left, top, left + THUMBNAIL, top + THUMBNAIL))
         assert_alike(np.asarray(found), np.asarray(Image.open(path).resize(found.size)))
@@ -191,8 +192,9 @@ def test_the_text_of_a_fruit_finds_it_again(text: str) -> None:
     assert isinstance(Fruit.parse(text).source, Path) == (".jpg" in text or ".png" in text)
 
 
-def test_a_fruit_is_called_by_what_finds_it() -> None:
-    names = {"17": "seed 17", "prior:17@0,1": "prior seed 17 (moved)", "Pear/1.jpg": "Pear", "own.jpg": "own.jpg"}
+def test_a_fruit_is_named_after_its_seed_its_kind_or_its_file() -> None:
+    names = {"17": "seed 17", "17@0,0": "seed 17", "prior:17@0,1": "prior seed 17 (moved)"}
+    names |= {"Pear/1.jpg": "Pear", "own.jpg": "own.jpg"}
     assert {text: Fruit.parse(text).name for text in names} == names
 
 

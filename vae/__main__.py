@@ -77,9 +77,14 @@ def make_parser() -> ArgumentParser:
     command[traverse].add_argument(
         "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
     )
-    for run, number in {sample: 8 * COLUMNS, chart: NUM_CHARTED, neighbors: COLUMNS}.items():
+    command[chart].add_argument(
+        "--number",
+        type=positive,
+        default=NUM_CHARTED,
+        help="training images to lay out, of which those are drawn that do not overlap: %(default)s",
+    )
+    for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
         command[run].add_argument("--number", type=positive, default=number, help="number of images: %(default)s")
-    for run in (sample, neighbors):
         command[run].add_argument(
             "--seed", type=seed, default=0, help="the same seed draws the same images: %(default)s"
         )

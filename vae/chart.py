@@ -1,4 +1,4 @@
-"""Maps of the latent space: one to look at, and one to point into."""
+"""Maps of the latent space: of validation images during a run, and of fruits to point into."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from images.drawing import MAP_SIZE, scattered
 from modes import evaluating
-from vae.codes import signed
+from vae.codes import fix_signs
 from vae.play import Fruit, decode, move
 from vae.vae import VAE
 
 THUMBNAIL = 56  # pixels
-BATCH = 64  # images encoded at a time
-NUM_CHARTED = 300  # images, unless more are asked for
+BATCH = 64  # images encoded at a time; all at once would take more memory than training does
+NUM_CHARTED = 300  # images, by default
 
 
 class Found(NamedTuple):
@@ -93,7 +93,7 @@ class Chart(NamedTuple):
 def latent_map(images: Tensor, codes: Tensor) -> Image.Image:
     """Center thumbnails of images (B, 3, H, W) in [0, 1] on the two principal components of their codes (B, D)."""
     codes = codes.cpu() - codes.cpu().mean(dim=0)
-    places = codes @ signed(torch.linalg.svd(codes, full_matrices=False).Vh[:2]).T
+    places = codes @ fix_signs(torch.linalg.svd(codes, full_matrices=False).Vh[:2]).T
     places = F.pad(places, (0, 2 - places.shape[1]))  # a single image or latent has only one component
     return scattered(images, places / places.abs().max().clamp(min=1e-12))  # one scale for both axes
 

@@ -56,7 +56,7 @@ def fit_codes(codes: Tensor) -> Codes:
     codes -= center
     covariance = codes.T @ codes / (len(codes) - 1)
     variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))  # longest first
-    directions = signed(directions.T).T
+    directions = fix_signs(directions.T).T
     lengths = variances.clamp(min=1e-12).sqrt()  # 0 if all codes are equal
     num_mixed = min(NUM_MIXED, len(lengths))
     mixed = codes @ directions[:, :num_mixed]  # not scaled: long directions should count most in k-means
@@ -74,8 +74,8 @@ def fit_codes(codes: Tensor) -> Codes:
     return Codes(*(tensor.contiguous() for tensor in found))
 
 
-def signed(directions: Tensor) -> Tensor:
-    """Turn directions (N, D) so that the largest entry of each is positive: decompositions leave the sign open."""
+def fix_signs(directions: Tensor) -> Tensor:
+    """Make the entry of each direction (N, D) positive that is largest in magnitude: decompositions leave it open."""
     return directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
 
 

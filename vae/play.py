@@ -55,7 +55,7 @@ class Fruit(NamedTuple):
         else:
             sampler, seed = self.source
             name = f"seed {seed}" if sampler == "mixture" else f"{sampler} seed {seed}"
-        return f"{name} (moved)" if self.moves else name
+        return f"{name} (moved)" if any(self.moves) else name
 
     def code(self, vae: VAE) -> Tensor:
         """Return its code (D,), on the CPU.
