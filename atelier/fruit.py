@@ -227,7 +227,7 @@ def fruit_tabs(models: Models) -> None:
     gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
     chart.input(point_at_map, path, shown, **EACH)
     kind.input(choose_kind, [path, kind, found, *sliders], [chart, *shown])
-    gr.on([slider.input for slider in sliders], lambda: None, None, kind, **AT_ONCE)  # so that it can be chosen again
+    gr.on([slider.input for slider in sliders], None, None, kind, js="() => null")  # so that it can be chosen again
     new.click(choose_new, path, [chart, *shown])
     own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
