@@ -75,7 +75,7 @@ def fit_codes(codes: Tensor) -> Codes:
 
 
 def fix_signs(directions: Tensor) -> Tensor:
-    """Make the entry of each direction (N, D) positive that is largest in magnitude: decompositions leave it open."""
+    """Make the largest entry, in magnitude, of each direction (N, D) positive: decompositions leave the sign open."""
     return directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
 
 
