@@ -1,4 +1,5 @@
 import csv
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -38,13 +39,15 @@ HALF = [
 def start(arguments: list[str], in_group: bool = False) -> Any:
     """Run train.py in its own process, with everything imported already; if asked, as the first of its own group."""
     wandb.teardown()  # or they would share one service, which would wait for more from a process that was killed
-    process = multiprocessing.get_context("fork").Process(target=main_in_group if in_group else main, args=(arguments,))
+    process = multiprocessing.get_context("fork").Process(target=main_in_process, args=(arguments, in_group))
     process.start()
     return process
 
 
-def main_in_group(arguments: list[str]) -> None:
-    os.setpgrp()
+def main_in_process(arguments: list[str], in_group: bool) -> None:
+    faulthandler.enable(2)  # or it would say why it crashed where pytest says it, which no report shows
+    if in_group:
+        os.setpgrp()
     main(arguments)
 
 
