@@ -497,15 +497,12 @@ def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(fruits: Path, t
     assert b"Enter your choice" not in said
 
 
-def test_every_command_has_the_shared_defaults() -> None:
+def test_every_command_has_the_shared_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     defaults = yaml.safe_load((CONFIGS / "defaults.yaml").read_text())
-    printed = subprocess.run(
-        [sys.executable, train.__file__, "test", f"--config={CONFIGS / 'vae.yaml'}", "--print_config"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert yaml.safe_load(printed)["trainer"]["precision"] == defaults["trainer"]["precision"]
+    with pytest.raises(SystemExit):
+        main(["test", f"--config={CONFIGS / 'vae.yaml'}", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["trainer"]["precision"] == defaults["trainer"]["precision"]
 
 
 def test_a_working_directory_that_is_not_text_is_named(

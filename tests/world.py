@@ -29,6 +29,7 @@ def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIGMENT_TRACEBACK", "1")  # a failing test shows an unexpected error
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_X_SAVE_REQUIREMENTS", "false")  # listing all packages takes half a second of each run
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
