@@ -29,15 +29,18 @@ Results = dict[str, list[Figures]]  # one for each repetition
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--repetitions", type=int, default=3, help="rounds: %(default)s; large folders and memory are measured once"
+        "--repetitions",
+        type=int,
+        default=3,
+        help="rounds (default: %(default)s); large folders and memory are measured once",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks.json"), help="file for all figures, as JSON: %(default)s"
+        "--out", type=Path, default=Path("benchmarks.json"), help="file for all figures, as JSON (default: %(default)s)"
     )
     parser.add_argument(
         "--gpu",
         action="store_true",
-        help="measure this machine's GPUs instead, in minutes, with more networks, precisions, and batch sizes",
+        help="measure this machine's GPUs instead, with more networks, precisions, and batch sizes; takes minutes",
     )
     options = parser.parse_args()
     if options.gpu and DEVICE.type != "cuda":

@@ -24,9 +24,9 @@ from system.hardware import within_memory
 
 DESCRIPTION = """\
 Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
-full resolution. Orientation, transparency, bit depth, resolution, captions, name and format stay; formats other than
-JPEG, PNG, WebP, BMP and TIFF become PNG. Colors with a profile are converted to sRGB. The largest of several pages
-is read, and an animation's first frame. Images may have up to 178 megapixels."""
+full resolution. The result is upright and in sRGB, and keeps the name, transparency, resolution, and captions. A JPEG,
+PNG, WebP, BMP, or TIFF keeps its format; others become PNG. The largest of several pages is read, and an animation's
+first frame. Images may have up to 178 megapixels."""
 EXIT_STATUS = "exit status: 0 if all were colorized, 1 if any failed, 2 if it could not start"
 
 

@@ -13,7 +13,7 @@ from system.errors import PigmentError, reason, shown
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser("python -m dashboard", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--project", default="pigment", help="the project that the runs go to: %(default)s")
+    parser.add_argument("--project", default="pigment", help="the project that the runs go to (default: %(default)s)")
     return parser
 
 

@@ -27,26 +27,32 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser("python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", description=RUN, help="train models", allow_abbrev=False)
-    run.add_argument("--configs", nargs="+", type=local_path, default=CONFIGS, help="YAML files; default: all ten")
+    run.add_argument("--configs", nargs="+", type=local_path, default=CONFIGS, help="YAML files (default: all ten)")
     run.add_argument(
         "--root",
         type=os.path.expanduser,
-        help="folder of images, or kaggle:...; default: the config's, else demo images",
+        help="folder of images, or kaggle:... (default: the config's, else demo images)",
     )
-    run.add_argument("--epochs", type=positive, help="epochs of each model; default: its config's")
+    run.add_argument("--epochs", type=positive, help="epochs of each model (default: its config's)")
     run.add_argument(
-        "--size", type=positive, help="height and width of the images, in pixels; default: the first config's"
+        "--size",
+        type=positive,
+        help="height and width of the images, in pixels (default: that of the first config with such images)",
     )
-    run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed; default: 0")
+    run.add_argument("--seeds", nargs="+", type=seed, default=[0], help="train each model once per seed (default: 0)")
     run.add_argument("--scratch", action="store_true", help="start pre-trained networks from random weights instead")
     page = commands.add_parser("page", description=PAGE, help="compare finished models", allow_abbrev=False)
     listing = commands.add_parser("list", description=LIST, help="list all runs", allow_abbrev=False)
     listing.add_argument(
-        "folder", type=local_path, nargs="?", default=Path("runs"), help="folder to search, at any depth: %(default)s"
+        "folder",
+        type=local_path,
+        nargs="?",
+        default=Path("runs"),
+        help="folder to search, at any depth (default: %(default)s)",
     )
     for command in (run, page):
         command.add_argument(
-            "--out", type=local_path, default=Path("runs/study"), help="folder of the study: %(default)s"
+            "--out", type=local_path, default=Path("runs/study"), help="folder of the study (default: %(default)s)"
         )
     return parser
 

@@ -73,27 +73,29 @@ def make_parser() -> ArgumentParser:
         "--at", type=place, metavar="ACROSS[,DOWN]", help="draw only the image there; 0.5,0.5 is in the middle"
     )
     for run, what in {interpolate: "images between the two", walk: "images on each side"}.items():
-        command[run].add_argument("--steps", type=positive, default=COLUMNS, help=f"{what}: %(default)s")
+        command[run].add_argument("--steps", type=positive, default=COLUMNS, help=f"{what} (default: %(default)s)")
     command[traverse].add_argument(
-        "--directions", type=positive, default=8, help="how many, the longest first: %(default)s"
+        "--directions", type=positive, default=8, help="how many, the longest first (default: %(default)s)"
     )
     command[chart].add_argument(
         "--number",
         type=positive,
         default=NUM_CHARTED,
-        help="training images to lay out, of which those are drawn that do not overlap: %(default)s",
+        help="training images to lay out, of which those are drawn that do not overlap (default: %(default)s)",
     )
     for run, number in {sample: 8 * COLUMNS, neighbors: COLUMNS}.items():
-        command[run].add_argument("--number", type=positive, default=number, help="number of images: %(default)s")
         command[run].add_argument(
-            "--seed", type=seed, default=0, help="the same seed draws the same images: %(default)s"
+            "--number", type=positive, default=number, help="number of images (default: %(default)s)"
         )
         command[run].add_argument(
-            "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from: %(default)s"
+            "--seed", type=seed, default=0, help="the same seed draws the same images (default: %(default)s)"
+        )
+        command[run].add_argument(
+            "--sampler", choices=get_args(Sampler), default="mixture", help="what to draw from (default: %(default)s)"
         )
     for run in (chart, neighbors, fit):
         command[run].add_argument(
-            "--root", type=os.path.expanduser, help="folder of the training images; default: the run's"
+            "--root", type=os.path.expanduser, help="folder of the training images (default: the run's)"
         )
     return parser
 
