@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from colorization.color import rgb_to_lab
 from colorization.colorizer import Colorizer
@@ -21,6 +20,7 @@ from colorization.metrics import ciede2000
 from colorization.unet import Prediction, UNet
 from epoch_means import of_all_processes
 from images.colorfulness import colorfulness
+from learning_rate import warmup_then_cosine
 from modes import evaluating
 from system.errors import PigmentError
 
@@ -195,8 +195,7 @@ class PaletteColorizer(Colorizer):
         # Lightning cannot clip a fused optimizer's gradients under mixed precision
         fused = self.trainer.gradient_clip_val is None or None
         optimizer = AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        schedule = LambdaLR(optimizer, self._lr_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return warmup_then_cosine(self, optimizer, self.warmup_steps)
 
     def on_fit_start(self) -> None:
         if self.weights and not self.num_trained:  # a checkpoint to go on from, which is restored by now, has its own
@@ -236,12 +235,6 @@ class PaletteColorizer(Colorizer):
                 f"model.init_args.weights: '{self.weights}' holds a model with different layers; name a palette "
                 "colorizer with the same backbone"
             )
-
-    def _lr_factor(self, step: int) -> float:
-        """Return the fraction of ``lr`` to use after a number of steps."""
-        # not at step 0: counting the steps would build the training loader before the checkpoint is restored
-        fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
-        return min((step + 1) / (self.warmup_steps + 1), fall)
 
     def _evaluate(self, prefix: str, images: Tensor) -> Tensor:
         lightness, chroma = self.split(images)

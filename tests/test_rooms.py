@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from its own room and from lower floors, here to the left
-    ("system", "modes", "epoch_means"),
+    ("system", "modes", "epoch_means", "learning_rate"),
     ("images",),
     ("colorization", "vae", "datamodules"),
     ("resuming",),

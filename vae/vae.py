@@ -1,6 +1,5 @@
 """How the ConvVAE learns, and what it can do once trained."""
 
-import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -8,10 +7,10 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
 
 from epoch_means import LogsMeans, of_all_processes
 from images.similarity import psnr, ssim
+from learning_rate import warmup_then_cosine
 from modes import evaluating
 from system.errors import PigmentError, check_choice
 from vae.codes import Codes, Sampler, fit_codes
@@ -167,14 +166,7 @@ class VAE(LogsMeans):
         optimizer = Adam(self.parameters(), lr=self.lr, fused=self.trainer.gradient_clip_val is None or None)
         if self.lr_schedule == "constant":
             return optimizer
-        schedule = LambdaLR(optimizer, self._cosine)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _cosine(self, step: int) -> float:
-        """Return the fraction of ``lr`` to use after a number of steps."""
-        # not at step 0: counting the steps would build the training loader before the checkpoint is restored
-        fall = (1 + math.cos(math.pi * step / self.trainer.estimated_stepping_batches)) / 2 if step else 1.0
-        return min((step + 1) / (self.warmup_steps + 1), fall)
+        return warmup_then_cosine(self, optimizer, self.warmup_steps)
 
     def _calibrate(self, error: Tensor) -> Tensor:
         """Return the variance that makes the batch of all processes likeliest, and add it to the running mean."""
