@@ -27,12 +27,7 @@ PAINTINGS = (1, 5, 8)  # seeds
 SAVE = "file => Object.assign(document.createElement('a'), {href: file.url, download: file.orig_name}).click()"
 MAKE_ROOM = "() => ({__type__: 'update', value: null, label: 'Your next picture'})"
 SET_ENABLED = "() => ({__type__: 'update', interactive: %s})"
-ACTS: dict[str, Callable[..., None]] = {
-    "put": Easel.put,
-    "move": Easel.move,
-    "remove": Easel.remove,
-    "choose": Easel.show,
-}
+ACTS = {act.__name__: act for act in (Easel.put, Easel.move, Easel.remove, Easel.choose)}
 
 
 def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
@@ -128,13 +123,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     ) -> Iterator[dict[Any, Any]]:
         yield from begin(examples[int(event.what)], before, checkpoints, vividness)
 
-    def compare(easel: Easel | None, checkpoints: list[str]) -> Iterator[dict[Any, Any]]:
-        easel = there(easel)
-        if checkpoints:
-            yield from look(easel, read_picture(easel.path).pixels, checkpoints)
-        else:  # the list was emptied
+    def compare(easel: Easel | None, checkpoints: list[str], vividness: float) -> Iterator[dict[Any, Any]]:
+        if not checkpoints:  # the list was emptied
             gr.Info("One model has to stay.")
             yield {chosen: [offered[0][1]]}
+        elif easel:
+            yield from look(easel, read_picture(easel.path).pixels, checkpoints)
+        else:  # chosen before the first picture was done, which this has cancelled
+            yield from begin(examples[0], None, checkpoints, vividness)
 
     def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> dict[Any, Any]:
         easel = there(easel)
@@ -157,23 +153,26 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 if isinstance(done, Path):
                     yield {status: f"Saved as **{escape(done.name)}**", saved: str(done)}
                 else:
-                    yield {status: f"Coloring at full size: {done:.0%}"}
+                    yield {status: f"Coloring at full size: {done:.0%}", stop: gr.Button(interactive=True)}
 
-    def choices() -> gr.Dropdown:
-        return gr.Dropdown(models.choices(Colorizer))
+    def choices(checkpoints: list[str]) -> gr.Dropdown:
+        """Offer what there is now; what is gone is no longer chosen, or Gradio would refuse all that follows."""
+        offered = models.choices(Colorizer)
+        left = [path for _, path in offered if path in checkpoints]
+        return gr.Dropdown(offered) if len(left) == len(checkpoints) else gr.Dropdown(offered, value=left)
 
     everything = [state, status, picture, halves, compared, wishes, swatches, hints, undo, command]
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
-    gr.on([page.load, chosen.focus], choices, None, chosen, **AT_ONCE)
+    gr.on([page.load, chosen.focus], choices, chosen, chosen, **AT_ONCE)
     starts = [file.upload, example.click, chosen.change, save.click]
     gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
-    downloaded = save.click(download, state, [status, saved], show_progress_on=status, **LONG)
+    downloaded = save.click(download, state, [status, saved, stop], show_progress_on=status, **LONG)
     looks: dict[str, Any] = {**LONG, "show_progress": "full", "show_progress_on": [picture, halves], "cancels": first}
     working: list[Any] = [
         file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
         example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH
-        chosen.change(compare, [state, chosen], [*everything, chosen], trigger_mode="always_last", **looks),
+        chosen.change(compare, given, [*everything, chosen], trigger_mode="always_last", **looks),
         downloaded,
     ]
     file.upload(None, None, file, js=MAKE_ROOM)

@@ -20,10 +20,10 @@ from system.errors import PigmentError
 from vae import VAE
 from vae.chart import NUM_CHARTED, Chart, Found
 from vae.codes import Sampler
-from vae.play import NUM_CORNERS, Fruit, between, decode, nearest, places, read_image, share_at
+from vae.play import NUM_CORNERS, REACH, Fruit, between, decode, nearest, places, read_image, share_at
 from vae.weights import FRUIT, LEARNED
 
-NUM_DIRECTIONS, REACH = 6, 3  # sliders, and standard deviations either way
+NUM_DIRECTIONS = 6  # sliders
 DIRECTIONS = "Fruits differ most along the first, and less along each that follows."
 NUM_NEW = 12
 COMMAND = "The same fruit on the command line", "In Pigment's folder, with your own picture in it if you use one."
@@ -46,7 +46,7 @@ NO_CODES = "This VAE has no map and no directions: its samplers are not fitted; 
 
 
 def fruit_tabs(models: Models) -> None:
-    found, kept = gr.State(), gr.State({})
+    opened, found, kept = gr.State(""), gr.State(), gr.State({})  # the first changes only when the model is there
     with gr.Tab("Fruit") as tab, gr.Row():
         with gr.Column(scale=4, min_width=320):
             path = gr.Dropdown([], label="Model")
@@ -84,7 +84,7 @@ def fruit_tabs(models: Models) -> None:
                 passed = gr.HTML()
                 way_line = command_line(*COMMAND, visible=False)
     shown = [kind, found, *sliders, picture, line]
-    new_fruits = [path, seed, sampler, with_nearest]
+    new_fruits = [opened, seed, sampler, with_nearest]
 
     def find(path: str | None) -> gr.Dropdown:
         choices = models.choices(VAE)
@@ -101,6 +101,7 @@ def fruit_tabs(models: Models) -> None:
         first = Fruit((samplers[-1], 0))
         found = Found(first, first.code(vae))
         return (
+            path,
             map_with(path, found),
             note,
             gr.Dropdown(kinds, value=None, visible=len(kinds) > 1),
@@ -161,6 +162,8 @@ def fruit_tabs(models: Models) -> None:
 
     def choose_new(path: str, chosen: gr.EventData) -> tuple[Any, ...]:
         fruit = Fruit.parse(chosen.what)
+        if isinstance(fruit.source, Path):  # a browser can send anything, and only uploads may be read
+            raise PigmentError("choose one of the fruits that are shown")
         return jump_to(path, Found(fruit, fruit.code(models.load(path, VAE))))
 
     def read_own(path: str, file: str) -> tuple[Any, ...]:
@@ -173,13 +176,13 @@ def fruit_tabs(models: Models) -> None:
         seen = HTML.figure(to_pil_image(image[0].cpu()), SEEN)
         return seen, *jump_to(path, own)
 
-    def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Kept:
+    def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> tuple[Any, ...]:
         moved = there(found).moved(moves, models.load(path, VAE))
-        return {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]}
+        return lay_out(path, {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]})
 
-    def let_go(path: str, kept: Kept, chosen: gr.EventData) -> Kept:
+    def let_go(path: str, kept: Kept, chosen: gr.EventData) -> tuple[Any, ...]:
         number, ours = int(chosen.what), there(kept.get(path))
-        return {**kept, path: ours[:number] + ours[number + 1 :]}
+        return lay_out(path, {**kept, path: ours[:number] + ours[number + 1 :]})
 
     def lay_out(path: str, all_kept: Kept) -> tuple[Any, ...]:
         vae, kept = models.load(path, VAE), all_kept.get(path, [])
@@ -187,17 +190,16 @@ def fruit_tabs(models: Models) -> None:
         images = [decode(code[None], vae)[0] for code in codes]
         corners = row(images, [fruit.name for fruit, _ in kept], range(len(kept)), "click to remove")
         away = AWAY if any(ours for model, ours in all_kept.items() if model != path) else ""
-        corners += HTML.note(away) if away else ""
-        if kept:
-            corners += HTML.note(NEXT[len(kept) > 1])
+        for note in filter(None, (away, kept and NEXT[len(kept) > 1])):
+            corners += HTML.note(note)
         free = len(kept) < NUM_CORNERS
         full = gr.Button(KEEP if free else FULL, interactive=free, variant="primary" if free else "secondary")
         if len(kept) < 2:
-            return full, corners, f"{WALKS[len(kept)]} {away}", "", "", gr.Textbox(visible=False)
+            return all_kept, full, corners, f"{WALKS[len(kept)]} {away}", "", "", gr.Textbox(visible=False)
         drawn = grid(between(vae, codes, *places(len(kept), COLUMNS)), COLUMNS)
         passed, line = pass_by(path, kept, 0.5, 0.5)
         way = HTML.pad(drawn, "The way between the fruits: point at a place", spot=(0.5, 0.5))
-        return full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
+        return all_kept, full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
         vae = models.load(path, VAE)
@@ -215,26 +217,26 @@ def fruit_tabs(models: Models) -> None:
     def point_at_way(path: str, kept: Kept, place: gr.EventData) -> tuple[str, str]:
         return pass_by(path, there(kept.get(path)), share_at(place.x, COLUMNS), share_at(place.y, COLUMNS))
 
-    walk = [keep, corners, about_walk, way, passed, way_line]
+    walk = [kept, keep, corners, about_walk, way, passed, way_line]
     tab.select(find, path, path)
-    model = [chart, about_chart, kind, sampler, with_nearest, found, *sliders]
-    opened = path.change(open_model, path, model, show_progress_on=chart)
-    opened.success(show, [path, found, *sliders], [picture, line])
-    opened.success(draw_new, new_fruits, new)
-    opened.success(lay_out, [path, kept], walk)
+    model = [opened, chart, about_chart, kind, sampler, with_nearest, found, *sliders]
+    opening = path.change(open_model, path, model, show_progress_on=chart)
+    opening.success(show, [opened, found, *sliders], [picture, line])
+    opening.success(draw_new, new_fruits, new, trigger_mode="always_last")
+    opening.success(lay_out, [opened, kept], walk, **EACH)
     others.click(lambda seed: seed + NUM_NEW, seed, seed)
     gr.on([seed.change, sampler.input, with_nearest.input], draw_new, new_fruits, new)
-    gr.on([slider.input for slider in sliders], show, [path, found, *sliders], [picture, line], **AT_ONCE)
-    chart.input(point_at_map, path, shown, **EACH)
-    kind.input(choose_kind, [path, kind, found, *sliders], [chart, *shown])
+    gr.on([slider.input for slider in sliders], show, [opened, found, *sliders], [picture, line], **AT_ONCE)
+    chart.input(point_at_map, opened, shown, **EACH)
+    kind.input(choose_kind, [opened, kind, found, *sliders], [chart, *shown])
     gr.on([slider.input for slider in sliders], None, None, kind, js="() => null")  # so that it can be chosen again
-    new.click(choose_new, path, [chart, *shown])
-    own.upload(read_own, [path, own], [seen, chart, *shown], show_progress="hidden")
+    new.click(choose_new, opened, [chart, *shown])
+    own.upload(read_own, [opened, own], [seen, chart, *shown], show_progress="hidden")
     own.upload(lambda: None, None, own)  # makes room for the next
-    as_found.click(jump_to, [path, found], [chart, *shown])
-    keep.click(keep_one, [path, found, kept, *sliders], kept).success(lay_out, [path, kept], walk)
-    corners.click(let_go, [path, kept], kept).success(lay_out, [path, kept], walk)
-    way.input(point_at_way, [path, kept], [passed, way_line], **EACH)
+    as_found.click(jump_to, [opened, found], [chart, *shown])
+    keep.click(keep_one, [opened, found, kept, *sliders], walk, **EACH)
+    corners.click(let_go, [opened, kept], walk, concurrency_id="at once")  # one at a time: it is about what is shown
+    way.input(point_at_way, [opened, kept], [passed, way_line], **EACH)
 
 
 @lru_cache(maxsize=4)

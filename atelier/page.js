@@ -1,13 +1,13 @@
 () => {
     const take = event => {  // a file that is pasted, or dropped beside the box for it
         const {files} = event.clipboardData ?? event.dataTransfer;
+        if (!files.length || event.defaultPrevented) return;
+        event.preventDefault();  // or the browser would show a dropped file instead of the page
         const inputs = [...document.querySelectorAll("input[type=file]")];
         const input = inputs.find(one => one.closest(".block")?.offsetParent);
-        if (input && files.length && !event.defaultPrevented) {
-            event.preventDefault();
-            input.files = files;
-            input.dispatchEvent(new Event("change"));
-        }
+        if (!input) return;
+        input.files = files;
+        input.dispatchEvent(new Event("change"));
     };
     document.addEventListener("paste", take);
     document.addEventListener("drop", take);

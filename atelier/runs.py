@@ -9,7 +9,7 @@ import gradio as gr
 from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT
 from resuming.loggers import sync_command
 from study.models import Models
-from study.overview import Row, Run, find_run, find_runs, headings_of
+from study.overview import Row, Run, find_runs, headings_of
 
 LARGEST_FIRST = ("PSNR", "Epochs", "When")  # at the first click, so that the best comes first
 Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
@@ -21,22 +21,22 @@ def runs_tab(models: Models) -> None:
         table = gr.HTML(js_on_load=SCRIPT)
         sides = gr.HTML()
 
-    def find(order: Order, chosen: list[str]) -> tuple[Order, list[str], str]:
+    def find(order: Order, chosen: list[str]) -> tuple[list[Run], tuple[Order, list[str], str]]:
         found, left_out = find_runs(models.runs)
-        rows = [run.row(models.runs) for run in found if run.num_epochs]
-        names = [row["Run"] for row in rows]
-        chosen = [name for name in dict.fromkeys([*chosen, *names]) if name in names][:2]
-        return order, chosen, table_of(rows, order, chosen, left_out)
+        runs = {str(run.folder.relative_to(models.runs)): run for run in found if run.num_epochs}
+        chosen = [name for name in dict.fromkeys([*chosen, *runs]) if name in runs][:2]
+        rows = [run.row(models.runs) for run in runs.values()]
+        return [runs[name] for name in chosen], (order, chosen, table_of(rows, order, chosen, left_out))
 
     def show(order: Order, chosen: list[str]) -> tuple[Any, ...]:
-        answer = find(order, chosen)
-        return *answer, HTML.sides(side(name, find_run(models.runs / name)) for name in answer[1])
+        runs, answer = find(order, chosen)
+        return *answer, HTML.sides(map(side, answer[1], runs))
 
     def act(order: Order, chosen: list[str], event: gr.EventData) -> tuple[Any, ...]:
         if event.act == "sort":
             by, downward = order
             downward = not downward if by == event.what else event.what in LARGEST_FIRST
-            return *find((event.what, downward), chosen), gr.skip()
+            return *find((event.what, downward), chosen)[1], gr.skip()
         answer = show(order, [event.what, *chosen])
         if event.what not in answer[1]:
             gr.Warning(f"The run {escape(event.what)} is no longer there.")

@@ -1,8 +1,6 @@
 """What the tabs share: HTML from templates, how the page answers, and what a visitor's session holds."""
 
-import base64
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +10,7 @@ from PIL import Image
 from colorization.color import name_of
 from colorization.easel import small
 from colorization.hints import to_hex
+from images.drawing import data_url
 from system.errors import PigmentError
 from system.templates import read_template
 
@@ -25,17 +24,10 @@ LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  #
 Thing = TypeVar("Thing")
 
 
-def data_url(image: Image.Image, kind: str) -> str:
-    """Return a picture as a URL that holds it, so that no file needs to be served."""
-    file = BytesIO()
-    image.save(file, kind, compress_level=1, quality=88)  # the former is for PNG, the latter for JPEG
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
 HTML: Any = read_template(  # the macros of page.html.jinja
     Path(__file__).with_name("page.html.jinja"),
-    png=partial(data_url, kind="PNG"),
-    jpeg=partial(data_url, kind="JPEG"),
+    png=partial(data_url, kind="PNG", compress_level=1),  # in the page itself, so no file needs to be served
+    jpeg=partial(data_url, kind="JPEG", quality=88),
     image=Image.fromarray,
     small=small,
     hex=to_hex,

@@ -140,7 +140,7 @@ class Easel:
     def enliven(self, vividness: float) -> None:
         self.vividness = vividness
 
-    def show(self, checkpoint: str) -> None:
+    def choose(self, checkpoint: str) -> None:
         if checkpoint in self.views:  # a click can come after its tile was replaced
             self.shown = checkpoint
 
@@ -160,7 +160,8 @@ class Easel:
         """Return the line that makes the same picture."""
         options = [] if Path(self.shown) == PALETTE else ["--ckpt", self.shown]
         if isinstance(colorizer, PaletteColorizer):
-            options += ["--vividness", f"{self.vividness:g}"]
+            if colorizer.curve is not None:  # before its first validation, a model has only one vividness
+                options += ["--vividness", f"{self.vividness:g}"]
             options += [part for hint in self.hints for part in ("--hint", str(hint))]
         return shlex.join(["python", "-m", "colorization", self.path.name, "--out", "colorized", *options])
 

@@ -1,14 +1,16 @@
 """Pictures made of many images: grids, pairs, film strips and maps."""
 
+import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from system.atomic import writing
 
@@ -24,9 +26,16 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(file, "PNG")
 
 
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """Return a picture as a URL that holds it, in a format of Pillow's and with its options for saving."""
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Lay out images (B, 3, H, W) in [0, 1] in rows, as 8-bit RGB."""
-    return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
+    return mosaic(images.cpu(), len(images), columns)
 
 
 def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Image:

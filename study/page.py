@@ -4,7 +4,6 @@ import base64
 import csv
 import re
 import statistics
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from colorization.colorizer import BASELINES
 from colorization.palette import NUM_HINTS
 from datamodules.folder import FolderDataModule
 from datamodules.store import FINDINGS
-from images.drawing import grid
+from images.drawing import data_url, grid
 from resuming.loggers import go_offline_if_necessary, sync_command
 from study.charts import curves_svg
 from study.claims import ABOUT, CLAIMS, DEVIATION, HARDLY, PAIRS, Assessed, Figure, assess
@@ -203,12 +202,9 @@ def read_films(family: Family, name: str, left_out: dict[str, str]) -> list[Pict
 def embed(caption: str, picture: Image.Image | str) -> Picture:
     """Encode a picture (SVG, or pixels as JPEG) so that the page can hold it."""
     if isinstance(picture, str):
-        content, kind = picture.encode(), "image/svg+xml"
-    else:
-        jpeg = BytesIO()
-        picture.convert("RGB").save(jpeg, "JPEG", quality=95, subsampling="4:4:4")  # color is what matters
-        content, kind = jpeg.getvalue(), "image/jpeg"
-    return Picture(caption, f"data:{kind};base64,{base64.b64encode(content).decode()}")
+        return Picture(caption, f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}")
+    url = data_url(picture.convert("RGB"), "JPEG", quality=95, subsampling="4:4:4")  # color is what matters
+    return Picture(caption, url)
 
 
 def write_csv(path: Path, tested: list[Tested]) -> None:

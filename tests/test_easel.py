@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from colorization import PaletteColorizer, ShallowColorizer
 from colorization.easel import Easel
+from colorization.palette import GAINS
 from system.errors import PigmentError
 
 
@@ -54,6 +57,15 @@ def test_undo_ends_where_everything_began(easel: Easel) -> None:
 def test_what_is_no_color_is_said(easel: Easel) -> None:
     with pytest.raises(PigmentError, match="'nonsense' is not a color; use #rrggbb or a name"):
         easel.put("nonsense")
+
+
+def test_a_command_names_the_vividness_only_of_a_model_that_has_one(easel: Easel) -> None:
+    easel.shown = "last.ckpt"
+    model = PaletteColorizer(1e-3, 0.05, 10, backbone=None, weights=None, freeze_encoder=False)
+    assert "--vividness" not in easel.command(model)  # before its first validation
+    model.curve = torch.ones(len(GAINS), 3)
+    assert "--vividness 0.5 --hint 0.5,0.5,#ff0000" in easel.command(model).replace("'", "")
+    assert "--vividness" not in easel.command(ShallowColorizer("adam", 1e-3, "mse"))
 
 
 def test_where_a_person_points_last_counts_not_what_arrives_last(easel: Easel) -> None:

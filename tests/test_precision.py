@@ -1,6 +1,7 @@
 """What precision costs, on images like the demo's."""
 
 import csv
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from datamodules.demo.fruits import FRUITS, draw_fruit
 from epoch_means import EpochMean
+from modes import exact_float32
 from system.hardware import computes_bfloat16
 from tests.world import CONFIGS, tiny
 from train import main
@@ -44,6 +46,28 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(config: str, demo: Path) 
         in_bfloat16, in_float32 = losses[name]
         assert in_bfloat16 != in_float32
         assert in_bfloat16 == pytest.approx(in_float32, rel=within)
+
+
+def test_in_several_threads_exact_is_exact_and_what_was_set_comes_back() -> None:
+    before, found, is_over = torch.get_float32_matmul_precision(), list[str](), threading.Event()
+
+    def compute() -> None:
+        with exact_float32("cpu"):
+            is_over.wait()
+            found.append(torch.get_float32_matmul_precision())
+
+    second = threading.Thread(target=compute)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with exact_float32("cpu"):
+            second.start()
+            second.join(0.2)  # seconds, in which it would begin
+        is_over.set()
+        second.join()
+        assert found == ["highest"]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("config", ["vae", "colorization/4_shallow_adam"])

@@ -18,7 +18,7 @@ from train import main as train
 from vae import VAE, ConvVAE
 from vae.__main__ import main
 from vae.chart import THUMBNAIL, Chart, Found, find_places, find_typical
-from vae.play import Fruit
+from vae.play import REACH, Fruit
 from vae.weights import FRUIT
 from vae.weights.__main__ import LARGEST
 from vae.weights.__main__ import main as convert
@@ -155,6 +155,14 @@ def test_the_spot_of_a_fruit_on_a_map_leads_back_to_it(vae_run: PigmentCLI) -> N
         nearest, moves = chart.at(*chart.spot(found.code, vae))
         assert nearest.fruit == found.fruit
         assert moves == [0, 0]
+
+
+def test_a_map_leads_no_further_from_a_fruit_than_sliders_do(vae_run: PigmentCLI) -> None:
+    center, directions = vae_run.model.eval().fitted_codes()[:2]
+    codes = [center + side * 10 * directions[:2].sum(dim=0) for side in (-1, 1)]
+    fruits = [Found(Fruit(Path(f"{number}.jpg")), code) for number, code in enumerate(codes)]
+    chart = Chart.draw(fruits, torch.rand(2, 3, 16, 16), vae_run.model)
+    assert max(map(abs, chart.at(0, 1)[1])) == REACH
 
 
 def test_chart_puts_training_images_where_their_codes_lie(vae_run: PigmentCLI) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from wandb.util import get_core_path
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -146,7 +147,8 @@ def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
     records: dict[str, list[dict[str, Any]]] = {}
     for log in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         records.setdefault("folder", []).append({"path": log.parent / "files"})
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log.resolve())]
+        command += [str(log.resolve().parents[1])]  # what python -m wandb starts, 1.5 s later
         for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
             record = json.loads(line)
             records.setdefault(record["type"], []).append(record[record["type"]])

@@ -22,10 +22,9 @@ from system.hardware import within_memory
 from vae import VAE
 from vae.chart import NUM_CHARTED, Chart
 from vae.codes import Sampler, slerp
-from vae.play import NUM_CORNERS, Fruit, between, nearest, places, read_image
+from vae.play import NUM_CORNERS, REACH, Fruit, between, nearest, places, read_image
 from vae.weights import FRUIT
 
-REACH = 3  # standard deviations to follow a direction, either way
 BATCH = 256  # images decoded at a time
 
 

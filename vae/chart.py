@@ -12,7 +12,7 @@ from torch import Tensor
 from images.drawing import MAP_SIZE, scattered
 from modes import evaluating
 from vae.codes import fix_signs
-from vae.play import Fruit, decode, move
+from vae.play import REACH, Fruit, decode, move
 from vae.vae import VAE
 
 THUMBNAIL = 56  # pixels
@@ -76,11 +76,12 @@ class Chart(NamedTuple):
         return cls(shown, places[free], middle, reach, picture, named)
 
     def at(self, across: float, down: float) -> tuple[Found, list[float]]:
-        """Return the fruit nearest to a place in the picture, and the moves that lead from the fruit to that place."""
+        """Return the fruit nearest to a place in the picture, and the moves, up to REACH, that lead from it there."""
         share = (2 * torch.tensor([across, down]) - 1) * MAP_SIZE / (MAP_SIZE - THUMBNAIL)
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())
-        return self.fruits[nearest], [round(way, 1) + 0.0 for way in ways[nearest].tolist()]  # no -0
+        moves = ways[nearest].clamp(-REACH, REACH).tolist()
+        return self.fruits[nearest], [round(one, 1) + 0.0 for one in moves]  # no -0
 
     def spot(self, code: Tensor, vae: VAE) -> tuple[float, float]:
         """Return where in the picture a code (D,) lies, from 0 to 1 across and down, or the nearest edge."""

@@ -16,6 +16,7 @@ from vae.codes import Sampler, slerp
 from vae.vae import VAE
 
 NUM_CORNERS = 4  # at most, of the square to walk in
+REACH = 3  # standard deviations to follow a direction, either way
 NUMBER = r"-?\d*\.?\d+"
 TEXT = re.compile(rf"(?:(?:(prior|gaussian|mixture):)?(\d{{1,18}})|(.*?))(?:@({NUMBER}(?:,{NUMBER})*))?", re.DOTALL)
 
