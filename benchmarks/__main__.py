@@ -1,6 +1,5 @@
 """How fast this machine trains, compared with the bare arithmetic and a notebook: python -m benchmarks"""
 
-import argparse
 import json
 import logging
 import os
@@ -9,13 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks import gpu
 from benchmarks.systems import DEVICE, ROOT, SYSTEMS, Figures, machine, multiply, run
+from cli.arguments import ArgumentParser, local_path, positive
+from system.atomic import make_folders
+from system.command import Command
+from system.errors import PigmentError
 
 GROWTH = (1_000, 20_000)  # images in the stores whose memory is compared
 BUILT, MANY = 10_000, 100_000  # files in a folder to build a store from, and in a large one to find again
@@ -26,37 +29,47 @@ WORKERS = ("threads", "processes")  # decode images: threads wait for Python's l
 Results = dict[str, list[Figures]]  # one for each repetition
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+def main(args: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser("python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--repetitions",
-        type=int,
+        type=positive,
         default=3,
         help="rounds (default: %(default)s); large folders and memory are measured once",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks.json"), help="file for all figures, as JSON (default: %(default)s)"
+        "--out",
+        type=local_path,
+        default=Path("benchmarks.json"),
+        help="file for all figures, as JSON (default: %(default)s)",
     )
     parser.add_argument(
         "--gpu",
         action="store_true",
         help="measure this machine's GPUs instead, with more networks, precisions, and batch sizes; takes minutes",
     )
-    options = parser.parse_args()
-    if options.gpu and DEVICE.type != "cuda":
-        print(
-            "error: --gpu measures a GPU, but no GPU works here. Without --gpu, the CPU is measured.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    if options.gpu:
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        gpu.main(options.out)
-        return
+    with Command() as command:
+        options = parser.parse_args(args)
+        make_folders([options.out])
+        if options.gpu:
+            measure_gpu(options.out)
+        else:
+            measure_cpu(options.out, options.repetitions)
+    return command.status
+
+
+def measure_gpu(out: Path) -> None:
+    if DEVICE.type != "cuda":
+        raise PigmentError("--gpu measures a GPU, but no GPU works here. Without --gpu, the CPU is measured.")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    gpu.main(out)
+
+
+def measure_cpu(out: Path, repetitions: int) -> None:
     results: Results = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
-        for _ in measure(results, Path(scratch), options.repetitions):
-            options.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+        for _ in measure(results, Path(scratch), repetitions):
+            out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
     print(table(machine(), results))
 
 
@@ -144,4 +157,4 @@ def table(machine: dict[str, str], results: Results) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

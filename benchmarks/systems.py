@@ -91,8 +91,6 @@ class VAE(nn.Module):
 class Measured(BaseException):  # no error, which train.py would turn into a line
     """Ends a run that has been measured."""
 
-    is_shared = True  # see resuming.together
-
     def __init__(self, figures: Figures) -> None:
         super().__init__()
         self.figures = figures

@@ -11,7 +11,7 @@ from images.drawing import save_png
 
 def run_folder(trainer: Trainer) -> Path:
     """Return the run's folder, the first process's. A collective call: make it in every process."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    return Path(trainer.strategy.broadcast(trainer.default_root_dir))  # log_dir depends on which logger is first
 
 
 def media_folder(trainer: Trainer) -> Path:

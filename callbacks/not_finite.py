@@ -81,16 +81,18 @@ class StopWhenNotFinite(Callback):
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.weights = [weight for weight in weights if weight.grad is not None]
         gradients = [weight.grad for weight in self.weights]
-        self.norms = norms(gradients)
+        self.norms = norms(gradients, pl_module.device)
         if scaler(trainer) is None:
             skip_if(~self.norms.sum().isfinite(), optimizer, gradients)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.batches.append((batch_idx, batch))
-        self.losses.append(outputs["loss"])  # not scaled, unlike the one in the backward pass
-        if self.norms is None:  # no step yet: gradients accumulate
+        if outputs:  # otherwise the model has skipped this batch
+            self.batches.append((batch_idx, batch))
+            self.losses.append(outputs["loss"])  # not scaled, unlike the one in the backward pass
+        if self.norms is None or not self.losses:  # gradients accumulate, or there are none
+            self.norms = None
             return
         losses = torch.stack(self.losses)
         # without a scaler, the gradients already show a loss that is not finite in any process
@@ -163,10 +165,10 @@ def scaler(trainer: Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def norms(gradients: list[Tensor]) -> Tensor:
+def norms(gradients: list[Tensor], device: torch.device) -> Tensor:
     """Return each gradient's norm, or on a CPU its sum: finite if the gradient is. In float32: float16 may overflow."""
     if not gradients:  # in the last epoch of StochasticWeightAveraging, which only renews BatchNorm's statistics
-        return torch.zeros(0)
+        return torch.zeros(0, device=device)
     if gradients[0].is_cpu:  # where a sum takes half of a norm's time
         return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients])
     return torch.stack(torch._foreach_norm(gradients, dtype=torch.float32))  # a few kernels for all

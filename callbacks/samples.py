@@ -68,7 +68,7 @@ class MeasureSamples(Callback):
     Logs ``test/<sampler>_fid`` and ``_kid`` (Fréchet and kernel distance of their features, 0 if alike), ``_density``,
     ``_coverage`` and ``_nearer_than_real`` (see :mod:`vae.metrics`), and ``_texture_fid``, the Fréchet distance of
     features that notice blur. The same measures of up to as many training images and reconstructions of test images,
-    ``test/training_fid``, ``test/reconstruction_fid`` and so on, are the marks to read them by: samples are as sharp as
+    ``test/training_fid``, ``test/reconstruction_fid`` and so on, are there for reference: samples are as sharp as
     the decoder allows if they come as close as reconstructions do.
 
     Args:
@@ -111,10 +111,11 @@ class MeasureSamples(Callback):
         images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
         real, real_texture = torch.cat(self.real), torch.cat(self.real_texture)
         num_real = int(trainer.strategy.reduce(torch.tensor(len(real), device=real.device), reduce_op="sum"))
-        if num_real < 2 or not len(images):
+        if min(num_real, len(images)) < 2:
             there_are = f"{num_real} test and {len(images)} training images"
-            rank_zero_info(f"Samples: not measured. There are {there_are}; 2 and 1 are needed.")
+            rank_zero_info(f"Samples: not measured. There are {there_are}; 2 of each are needed.")
             return
+        num_compared = min(num_real, self.num_samples, len(images))
         training = torch.cat([describe(batch, self.net) for batch in batches(trainer, images, len(images))])
         held_out = trainer.test_dataloaders.dataset  # type: ignore[union-attr]
         compared = {
@@ -124,7 +125,7 @@ class MeasureSamples(Callback):
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
             compared[sampler] = self._samples(trainer, pl_module, sampler)
         for name, several in compared.items():
-            quality = sample_quality(training, min(num_real, self.num_samples)).to(real.device)
+            quality = sample_quality(training, num_compared).to(real.device)
             texture = FrechetInceptionDistance(Features(real_texture.shape[1])).to(real.device)
             texture.update(real_texture, real=True)
             for part in real.split(BATCH):  # all distances to the training images at once might not fit in memory
@@ -171,7 +172,7 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
 
     Args:
         training: (N, F), the training images' features.
-        num_compared: the number of real images or of samples, whichever is smaller.
+        num_compared: the least number of images in any of the sets that are compared.
     """
     features = Features(training.shape[1])
     measures: dict[str, Metric | MetricCollection] = {

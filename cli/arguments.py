@@ -3,6 +3,7 @@
 import argparse
 import os
 from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,14 +22,6 @@ def local_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def positive(text: str) -> int:
-    return at_least(1, text)
-
-
-def seed(text: str) -> int:
-    return at_least(0, text)
-
-
 def at_least(least: int, text: str) -> int:
     try:
         number = int(text)
@@ -39,6 +32,9 @@ def at_least(least: int, text: str) -> int:
     if number >= 2**63:
         raise ArgumentTypeError(f"must be less than 2**63, not {text}")  # what PyTorch can hold
     return number
+
+
+positive, seed = partial(at_least, 1), partial(at_least, 0)
 
 
 def fraction(text: str) -> float:

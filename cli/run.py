@@ -39,9 +39,12 @@ DEFAULTS = str(Path(__file__).parents[1] / "configs" / "defaults.yaml")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Give W&B the settings that runs are filtered by; Lightning itself writes all of them to the run's folder."""
+    """Write all settings to the run's folder, and give W&B those that runs are filtered by."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)  # Lightning's choice depends on which logger is first
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / self.config_filename, overwrite=True, skip_none=False, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(what_counts(self.config), allow_val_change=True)
@@ -66,7 +69,7 @@ class PigmentCLI(LightningCLI):
         self.given_to_wandb: list[tuple[Namespace, dict[str, Any]]] = []  # loggers' arguments, and what the user set
         super().__init__(
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},  # when a run is resumed
+            save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,  # otherwise --optimizer silently replaces the model's own
             parser_class=StrictParser,
             parser_kwargs={stage: {"default_config_files": [DEFAULTS]} for stage in self.subcommands()},

@@ -1,6 +1,5 @@
 """Encoders of the tenth colorizer: networks of timm that know ImageNet, or one to train from scratch."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,7 +105,7 @@ def read_file(weights: str, name: str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(weights)
-        return torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+        return torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # timm, Hugging Face's hub and files of other kinds raise all sorts of errors
         raise PigmentError(f"the weights '{weights}' could not be read ({reason(error)}): {remedy}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import wandb
 
 from cli.arguments import ArgumentParser
-from resuming.loggers import go_offline_if_necessary
+from resuming.loggers import need_server
 from system.command import Command
 from system.errors import PigmentError, reason, shown
 
@@ -20,11 +20,7 @@ def make_parser() -> ArgumentParser:
 def main(args: Sequence[str] | None = None) -> int:
     with Command() as command:
         options = make_parser().parse_args(args)
-        if because := go_offline_if_necessary():
-            raise PigmentError(
-                f"dashboards are kept by W&B's server, but W&B is offline: {because}. Run wandb login, or unset "
-                "WANDB_MODE if you are logged in, then run this again."
-            )
+        need_server("dashboards are kept by W&B's server")
         try:
             from dashboard.saving import save_all
         except ImportError:

@@ -5,6 +5,8 @@ A folder is named after a model, and holds a run of ``fit`` and one of ``test``.
 
 import math
 import statistics
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -15,6 +17,8 @@ from PIL import Image
 from cli.arguments import ArgumentParser, local_path
 from dashboard.panels import COLORIZERS, EPOCH, STEP, Bars, Curves, Dashboard, Media
 from resuming.loggers import read_metrics
+from system.atomic import make_folders
+from system.command import Command
 
 AXES = {STEP: "step", EPOCH: "epoch"}  # the names in metrics.csv of what W&B calls so
 LINES = ("-", "--", ":")  # of the metrics in a panel
@@ -77,13 +81,16 @@ def draw_bars(axes: Axes, panel: Bars, logged: Rows) -> None:
     axes.invert_yaxis()
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("python -m dashboard.drawing", description=__doc__)
     parser.add_argument("out", type=local_path)
     parser.add_argument("folders", nargs="+", type=local_path)
-    options = parser.parse_args()
-    draw(COLORIZERS, options.folders).savefig(options.out, pil_kwargs={"quality": 75, "optimize": True})
+    with Command() as command:
+        options = parser.parse_args(args)
+        make_folders([options.out])
+        draw(COLORIZERS, options.folders).savefig(options.out, pil_kwargs={"quality": 75, "optimize": True})
+    return command.status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -126,6 +126,8 @@ class FolderDataModule(LightningDataModule, ABC):
         num_processes, _ = self._processes()
         if stage == "fit":
             self._check_number("train", at_least=2 * num_processes)
+            if self.crop < 1 and not self.state_dict()["overfit_batches"]:
+                _ = self.larger_store  # opened now, as a signal during the sanity check or later waits for a batch
         self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
 
     def begin_at(self, epoch: int, batch_idx: int) -> None:
@@ -182,8 +184,9 @@ class FolderDataModule(LightningDataModule, ABC):
 
     def training_files(self, batch_idx: int) -> list[str]:
         """Return the paths, below ``folder``, of the images in a batch of this process's current epoch."""
-        paths = self.store.paths()
-        return [paths[self.store.rows["train"][index]] for index in self.order.batch(batch_idx)]
+        images: Any = self.order.dataset
+        paths = images.store.paths()
+        return [paths[images.rows[index]] for index in self.order.batch(batch_idx)]
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
         return batch.float().div_(255)  # bytes travel; floats are made on the device

@@ -88,9 +88,11 @@ def metadata_of(file: IO[bytes], image: ImageFile, exif: Image.Exif, name: str, 
 
 def has_resolution(image: ImageFile, exif: Image.Exif) -> bool:
     """Whether a file says how large its pixels are; if a TIFF or JPEG does not, Pillow assumes 1 or 72 dpi."""
+    says: object
     if isinstance(image, TiffImageFile):
-        return X_RESOLUTION in image.tag_v2 and image.tag_v2.get(RESOLUTION_UNIT, 2) != 1  # that is none; 2 is inch
-    says = image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit") or X_RESOLUTION in exif
+        says = X_RESOLUTION in image.tag_v2 and image.tag_v2.get(RESOLUTION_UNIT, 2) != 1  # that is none; 2 is inch
+    else:
+        says = image.format not in ("JPEG", "MPO") or image.info.get("jfif_unit") or X_RESOLUTION in exif
     return bool(says) and "dpi" in image.info
 
 

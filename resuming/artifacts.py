@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.cache import build_once, cache_folder
-from resuming.checkpoints import TO_GO_ON, read_checkpoint
+from resuming.checkpoints import TO_USE, read_checkpoint
 from resuming.lightning_internals import SaveBest, finished_epochs, is_within_epoch
-from resuming.loggers import UPLOAD_SECONDS, go_offline_if_necessary
+from resuming.loggers import UPLOAD_SECONDS, need_server
 from system.errors import PigmentError, reason, shown
 from system.signals import Interrupted, handling, interrupt
 
@@ -71,8 +71,9 @@ def upload(run: Any, trainer: Trainer) -> None:
 
 def describe(path: Path, bests: list[SaveBest]) -> dict[str, Any]:
     """Return what W&B shows of a checkpoint: its epoch, step, and latest ``val/loss``, and the model's settings."""
-    checkpoint = read_checkpoint(path, TO_GO_ON, verify=False)
-    scores = {best.monitor: checkpoint["callbacks"][best.state_key]["current_score"] for best in bests}
+    checkpoint = read_checkpoint(path, (*TO_USE, "loops"), verify=False)
+    states = checkpoint.get("callbacks", {})  # which a SaveBest may leave out
+    scores = {best.monitor: states[best.state_key]["current_score"] for best in bests if best.state_key in states}
     settings = checkpoint["hyper_parameters"]
     model = {name: value for name, value in settings.items() if not name.startswith("_")}
     return {
@@ -97,11 +98,7 @@ def on_this_machine(path: str | Path) -> Path:
             f"'{address}' is not the address of a checkpoint in W&B. Such an address looks like "
             f"{PREFIX}entity/project/artifact:alias, such as {PREFIX}me/pigment/20261123-161204-6ef4:best"
         )
-    if because := go_offline_if_necessary():
-        raise PigmentError(
-            f"'{address}' is on W&B's server, but W&B is offline: {because}. Run wandb login, or unset WANDB_MODE if "
-            "you are logged in, then run this again."
-        )
+    need_server(f"'{address}' is on W&B's server")
     try:
         artifact = wandb.Api().artifact(address.removeprefix(PREFIX), type="model")
         return build_once(cache_folder() / "checkpoints" / artifact.digest, partial(download, artifact)) / FILE

@@ -42,6 +42,7 @@ from system.signals import Interrupted, handle
 
 ASK_SECONDS = 1.0  # between two times that processes ask each other whether to stop
 MAX_SHARE = 1 / 30  # the largest share of the time that saving between epochs may take
+MAX_WAITING = 3  # copies of the model in memory, of each SaveBest, until they are saved
 
 
 class SaveLast(Checkpoint):
@@ -147,7 +148,8 @@ class SaveLast(Checkpoint):
         now = time.monotonic()
         age = now - self.saved_at
         is_old = self.every_n_minutes is not None and age >= 60 * self.every_n_minutes
-        is_old |= is_between and age * MAX_SHARE >= self.save_seconds
+        is_full = any(len(best.waiting) > MAX_WAITING for best in self.bests)
+        is_old |= is_between and (is_full or age * MAX_SHARE >= self.save_seconds)
         if trainer.world_size == 1:
             return is_old, self.signum
         self.num_calls += 1

@@ -20,7 +20,7 @@ from colorization import DeepColorizer, PaletteColorizer, ResNetColorizer, Shall
 from datamodules import FruitsDataModule, PaintingsDataModule
 from datamodules.folder import FolderDataModule
 from system.atomic import writing
-from system.errors import PigmentError, shown
+from system.errors import PigmentError, reason, shown
 from system.hardware import best_device
 from vae import ConvVAE, ResidualVAE
 
@@ -82,6 +82,8 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
             is_whole = set(needed) <= checkpoint.keys() and not (verify and zipfile.ZipFile(path).testzip())
     except FileNotFoundError:
         raise PigmentError(f"there is no checkpoint '{path}'") from None
+    except PermissionError as error:
+        raise PigmentError(f"'{path}' cannot be read: {reason(error)}") from None
     except Exception:  # files of other kinds raise all sorts of errors
         is_whole = False
     if not is_whole:

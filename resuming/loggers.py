@@ -69,7 +69,8 @@ class ResumableCSVLogger(Logger):
 
     @cached_property
     def columns(self) -> list[str]:
-        return sorted({"step"}.union(*(names for _, names in self.logged)))
+        with self.path.open(newline="") as file:
+            return next(csv.reader(file), [])
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -157,6 +158,19 @@ class ResumableWandbLogger(WandbLogger):
         for row in rows:
             self.log_metrics({name: number(row[name]) for name in row.keys() - {"step"}}, int(row["step"]))
         self.logged |= {(int(row["step"]), frozenset(row.keys() - {"step"})) for row in rows}
+
+
+def need_server(why: str) -> None:
+    """Log in to W&B.
+
+    Raises:
+        PigmentError: if W&B is offline; it begins with ``why`` its server is needed.
+    """
+    if because := go_offline_if_necessary():
+        raise PigmentError(
+            f"{why}, but W&B is offline: {because}. Run wandb login, or unset WANDB_MODE if you are logged in, then "
+            "run this again."
+        )
 
 
 @rank_zero_only

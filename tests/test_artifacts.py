@@ -142,6 +142,18 @@ def test_offline_checkpoints_wait_for_the_upload_and_a_kill_doubles_nothing(
     assert {alias: sent[alias][0] for alias in ("best", "last")} == checkpoints(only("runs"))
 
 
+@pytest.mark.usefixtures("wandb_offline")
+def test_a_checkpoint_of_weights_alone_is_uploaded_too(fruits: Path) -> None:
+    bare = "{class_path: callbacks.SaveBest, init_args: {monitor: val/loss, save_weights_only: true}}"
+    callbacks = f"--trainer.callbacks=[callbacks.SaveLast, {bare}, callbacks.LogCheckpoints]"
+    main(tiny("fit", fruits, "--trainer.max_epochs=1", callbacks))
+    wandb.finish()
+    sent = {(*sorted(one["aliases"]),): json.loads(one["metadata"]) for one in read_wandb(only("runs"))["artifact"]}
+    assert sent.keys() == {("best", "latest"), ("last", "latest")}
+    assert sent["best", "latest"].keys() == {"epoch", "step", "model"}
+    assert sent["last", "latest"].keys() == {"epoch", "step", "val/loss", "model"}
+
+
 class Finish(Callback):
     """A forked process ends without telling W&B."""
 

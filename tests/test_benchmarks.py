@@ -1,7 +1,6 @@
 """The benchmark computes what training computes, and prints what it measured."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,13 +147,17 @@ def test_without_a_gpu_there_is_nothing_to_measure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmarks, "DEVICE", torch.device("cpu"))
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--gpu"])
-    with pytest.raises(SystemExit) as stop:
-        benchmarks.main()
-    assert stop.value.code == 2
+    assert benchmarks.main(["--gpu"]) == 2
     assert capsys.readouterr().err == (
         "error: --gpu measures a GPU, but no GPU works here. Without --gpu, the CPU is measured.\n"
     )
+
+
+def test_figures_that_could_not_be_written_are_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks.main(["--out=."]) == 2
+    assert "cannot write to '.': it is a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks.main(["--repetitions=0"])
 
 
 def test_the_table_has_medians_and_their_ratios() -> None:

@@ -1,8 +1,10 @@
+import errno
 import multiprocessing
 import os
 import random
 import resource
 import signal
+import stat
 import time
 from pathlib import Path
 
@@ -75,6 +77,19 @@ def test_without_room_the_last_checkpoint_stays(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_file_system_that_cannot_flush_folders_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    save(tmp_path / "last.ckpt", 5)
+    assert check(tmp_path / "last.ckpt") == 5
+
+
 class Obstruct(Callback):
     """Put a file where the checkpoint folder should be."""
 
@@ -129,6 +144,20 @@ def test_one_file_is_both_the_best_and_the_last(can_link: bool, fruits: Path, mo
     best, last = sorted((run.run_folder / "checkpoints").iterdir())
     assert best.samefile(last) == can_link
     assert best.read_bytes() == last.read_bytes()
+
+
+class CountWaiting(Callback):
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        trainer.most_waiting = max(len(trainer.checkpoint_callback.waiting), getattr(trainer, "most_waiting", 0))
+
+
+def test_however_many_are_kept_few_wait_in_memory(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback, "MAX_SHARE", 0)  # as if saving took forever
+    keep_all = "{class_path: callbacks.SaveBest, init_args: {monitor: val/loss, save_top_k: -1}}"
+    callbacks = f"--trainer.callbacks=[{keep_all}, callbacks.SaveLast, {__name__}.CountWaiting]"
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=6", callbacks))
+    assert run.trainer.most_waiting == callback.MAX_WAITING
+    assert len([*run.run_folder.glob("checkpoints/*.ckpt")]) == 7
 
 
 class FailInThirdEpoch(Callback):

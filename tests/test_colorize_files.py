@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 from torch.utils.data import DataLoader
 
 from colorization import Colorizer, DeepColorizer, ResNetColorizer, ShallowColorizer, pictures
@@ -209,6 +210,16 @@ def test_no_resolution_is_made_up(name: str, ckpt: Path, tmp_path: Path) -> None
             assert not result.info.get("jfif_unit")
             assert 282 not in result.getexif()
             assert name != "a.png" or "dpi" not in result.info
+
+
+@pytest.mark.parametrize(("resolution", "unit"), [(0, 2), (72, 4)])
+def test_a_tiffs_impossible_resolution_is_left_out(resolution: int, unit: int, ckpt: Path, tmp_path: Path) -> None:
+    tags = ImageFileDirectory_v2()
+    tags[282] = tags[283] = IFDRational(resolution)
+    tags[296] = unit
+    save(tmp_path / "odd.tif", tiffinfo=tags)
+    with Image.open(run(ckpt, "odd.tif") / "odd.tif") as result:
+        assert (result.tag_v2[282], result.tag_v2[296]) == (1, 1)
 
 
 def test_a_gifs_comment_becomes_a_text_of_its_png(ckpt: Path, tmp_path: Path) -> None:

@@ -204,6 +204,14 @@ def test_nothing_is_flipped_or_cropped_that_is_not_trained_on(paintings: Path) -
         assert torch.equal(batch, as_images(data.store.pixels[data.store.rows["val"]]))
 
 
+@pytest.mark.parametrize(("stage", "is_open"), [("fit", True), ("validate", False)])
+def test_all_that_a_fit_needs_is_read_before_it_begins(stage: str, is_open: bool, paintings: Path) -> None:
+    data = PaintingsDataModule(str(paintings), size=16, batch_size=6, crop=0.5)
+    data.prepare_data()
+    data.setup(stage)
+    assert ("larger_store" in vars(data)) == is_open
+
+
 def test_a_folder_of_one_image_is_too_few(tmp_path: Path) -> None:
     write_ball(tmp_path / "one" / "only.jpg", radius=5, color=(200, 0, 0))
     with pytest.raises(

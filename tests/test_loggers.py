@@ -61,6 +61,13 @@ def test_what_is_logged_again_is_left_out(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1] == {"accuracy": "", "loss": "1.0", "step": "3"}
 
 
+def test_an_empty_text_keeps_its_column(tmp_path: Path) -> None:
+    logger = ResumableCSVLogger(str(tmp_path))
+    for step, row in enumerate(({"loss": 0.5}, {"phase": ""}, {"loss": 0.25})):
+        logger.log_metrics(row, step)
+    assert (tmp_path / "metrics.csv").read_text() == "loss,phase,step\n0.5,,0\n,,1\n0.25,,2\n"
+
+
 @pytest.mark.parametrize("tail", ["2,,0.7", "2", chr(0) * 40, "2,,0.75" + chr(0) * 9 + chr(10)])
 def test_a_torn_last_row_is_dropped(tail: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("accuracy,loss,step\n,0.5,0\n,0.25,1\n" + tail)

@@ -13,6 +13,7 @@ from callbacks import StopWhenNotFinite
 from callbacks.not_finite import skip_if
 from datamodules import FruitsDataModule
 from images.reading import as_images
+from tests.test_progress import SkipsSteps
 from tests.world import CONFIGS, tiny
 from train import main
 
@@ -166,6 +167,13 @@ def test_finite_gradients_whose_sum_float16_cannot_hold_are_let_pass() -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     checks = StopWhenNotFinite()
     checks.on_before_optimizer_step(trainer, module, torch.optim.SGD([module.weight], lr=1))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning warns that nothing was returned
+def test_a_model_may_skip_steps() -> None:
+    trainer = Trainer(max_epochs=1, logger=False, callbacks=StopWhenNotFinite(), limit_train_batches=4)
+    trainer.fit(SkipsSteps())
+    assert trainer.state.status == "finished"
 
 
 @pytest.mark.slow

@@ -164,7 +164,14 @@ def test_of_one_test_image_samples_are_not_measured(
     found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}")).run_folder)
     assert "psnr" in found
     assert not any(name.startswith(SAMPLERS) for name in found)
-    assert "Samples: not measured. There are 1 test and 14 training images; 2 and 1 are needed." in caplog.messages
+    assert "Samples: not measured. There are 1 test and 14 training images; 2 of each are needed." in caplog.messages
+
+
+def test_few_training_images_can_be_compared_with_more_test_images(vae_run: PigmentCLI, fruits: Path) -> None:
+    for path in sorted((fruits / "Training").rglob("*.jpg"))[3:]:
+        path.unlink()
+    found = results(main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}")).run_folder)
+    assert {"training_kid", "mixture_kid", "mixture_coverage"} <= found.keys()
 
 
 def test_samples_are_drawn_from_the_latest_fit_in_whatever_order_callbacks_are_listed(fruits: Path) -> None:

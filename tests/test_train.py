@@ -23,8 +23,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 import train
 from datamodules import FruitsDataModule
 from datamodules.demo import fruits as demo
-from tests.world import CONFIGS, live_in, read_wandb, tiny, write_fruits
-from train import main
+from tests.world import CONFIGS, last, live_in, read_wandb, tiny, write_fruits
+from train import PigmentCLI, main
 from vae import ConvVAE
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")
@@ -66,6 +66,18 @@ def test_two_checkpoints_are_kept_the_best_and_the_truly_last(fruits: Path) -> N
         assert torch.load(checkpoints / name, weights_only=True)["global_step"] == 4 * num_epochs
     last = torch.load(checkpoints / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, last[name]) for name, tensor in run.model.state_dict().items())
+
+
+def test_everything_is_in_the_runs_folder_whatever_loggers_there_are(fruits: Path) -> None:
+    own = "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: mine}}"
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", f"--trainer.logger={own}"))
+    assert {path.name for path in run.run_folder.iterdir()} >= {"checkpoints", "config.yaml", "media"}
+
+
+def test_nothing_is_logged_for_single_steps_if_they_are_not_asked_for(fruits: Path) -> None:
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.log_every_n_steps=0"))
+    (row,) = [row for row in metrics(run.run_folder) if row["train/loss"]]
+    assert "train/loss_step" not in row
 
 
 def test_two_processes_make_one_run(fruits: Path) -> None:
@@ -167,28 +179,28 @@ def test_what_the_user_says_of_a_run_stays(fruits: Path, monkeypatch: pytest.Mon
     assert (said["display_name"], said["run_group"], said["notes"], said["tags"]) == wanted
 
 
-def test_validate_and_test_give_the_checkpoints_metrics(fruits: Path) -> None:
-    run = main(tiny("fit", fruits))
-    last = f"--ckpt_path={run.run_folder / 'checkpoints' / 'last.ckpt'}"
-    validated = main(tiny("validate", fruits, last)).trainer.callback_metrics
-    (expected,) = [row for row in metrics(run.run_folder) if row["val/loss"] and row["epoch"] == "1"]
+def test_validate_and_test_give_the_checkpoints_metrics(vae_run: PigmentCLI) -> None:
+    given = vae_run.datamodule.folder, f"--ckpt_path={last(vae_run)}"
+    validated = main(tiny("validate", *given)).trainer.callback_metrics
+    *_, expected = [row for row in metrics(vae_run.run_folder) if row["val/loss"]]
     assert validated["val/loss"].item() == pytest.approx(float(expected["val/loss"]))
 
-    tested = main(tiny("test", fruits, last)).trainer.callback_metrics
-    assert tested["test/loss"].item() == pytest.approx(validated["val/loss"].item())
-    run.datamodule.setup("test")
-    images = torch.stack(list(run.datamodule.test_dataloader().dataset)) / 255
-    error = (run.model.reconstruct(images) - images).square().mean(dim=(1, 2, 3))
-    assert tested["test/psnr"].item() == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-4)
+    images = torch.stack([*vae_run.datamodule.images("val")]) / 255
+    reconstructed = vae_run.model.reconstruct(images)
+    ssim = structural_similarity_index_measure(reconstructed, images, data_range=1.0)
+    found = {}
     for precision in ("32-true", "bf16-mixed"):  # bfloat16 products have two digits, too few for SSIM
-        tested = main(tiny("test", fruits, last, f"--trainer.precision={precision}")).trainer.callback_metrics
-        ssim = structural_similarity_index_measure(run.model.reconstruct(images), images, data_range=1.0)
-        assert tested["test/ssim"].item() == pytest.approx(ssim.item(), abs=5e-3)
+        found[precision] = main(tiny("test", *given, f"--trainer.precision={precision}")).trainer.callback_metrics
+        assert found[precision]["test/ssim"].item() == pytest.approx(ssim.item(), abs=5e-3)
+    tested = found["32-true"]
+    assert tested["test/loss"].item() == pytest.approx(validated["val/loss"].item())
+    error = (reconstructed - images).square().mean(dim=(1, 2, 3))
+    assert tested["test/psnr"].item() == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-4)
 
 
+@pytest.mark.usefixtures("first")
 def test_ckpt_path_last_is_the_newest_run(fruits: Path) -> None:
-    main(tiny("fit", fruits))
-    newest = main(tiny("fit", fruits, "--seed_everything=1"))
+    newest = main(tiny("fit", fruits, "--seed_everything=1", "--trainer.max_epochs=1"))
     validated = main(tiny("validate", fruits, "--ckpt_path=last"))
     expected = newest.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
@@ -203,12 +215,11 @@ def test_a_checkpoint_made_without_the_command_line_will_do(fruits: Path) -> Non
     assert validated["val/loss"].item() == pytest.approx(trainer.callback_metrics["val/loss"].item())
 
 
-def test_a_finished_run_goes_on_if_it_is_given_more_epochs(fruits: Path) -> None:
-    first = main(tiny("fit", fruits))
-    resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
-    assert resumed.run_folder == first.run_folder
-    assert [row["epoch"] for row in metrics(resumed.run_folder) if row["val/loss"]] == ["0", "1", "2"]
-    assert resumed.trainer.global_step == 12
+def test_a_finished_run_goes_on_if_it_is_given_more_epochs(first: Path, fruits: Path) -> None:
+    resumed = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=2"))
+    assert resumed.run_folder == first
+    assert [row["epoch"] for row in metrics(first) if row["val/loss"]] == ["0", "1"]
+    assert resumed.trainer.global_step == 8
 
 
 def test_home_is_expanded_in_every_path(fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,8 +245,6 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one_epoch")
     with pytest.MonkeyPatch.context() as monkeypatch:
         live_in(folder, monkeypatch)
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        wandb.teardown()  # forgets the mode that it saw first
         main(tiny("fit", write_fruits(folder / "fruits"), "--trainer.max_epochs=1"))
     return folder
 
@@ -248,9 +257,8 @@ def first(one_epoch: Path) -> Path:
 
 
 @pytest.mark.parametrize("best", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(
-    best: int, first: Path, fruits: Path, tmp_path: Path
-) -> None:
+def test_a_renamed_run_goes_on_in_its_folder_as_the_same_run(best: int, fruits: Path, tmp_path: Path) -> None:
+    first = main(tiny("fit", fruits, "--trainer.max_epochs=1")).run_folder
     spoiled = [f"--trainer.callbacks+={__name__}.SpoilLastEpoch"] if best == 0 else []
     Path("runs").rename("moved")
     renamed = (tmp_path / "moved" / first.name).rename(tmp_path / "moved" / "my best run")
@@ -353,7 +361,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 ) -> None:
     Path("file").touch()
     no_runs = "--trainer.default_root_dir=file/runs", "--trainer.logger=false"
-    assert "file/runs' cannot be used: Not a directory" in refused("fit", *no_runs)
+    assert re.fullmatch("error: 'file/runs/.*' cannot be used: Not a directory", refused("fit", *no_runs))
     monkeypatch.setenv("PIGMENT_CACHE", "file/cache")
     said = refused("fit", "--data.init_args.size=20")  # not in the cache yet
     assert said == "error: cannot write to the cache folder 'file/cache': Not a directory. " + (
@@ -361,11 +369,11 @@ def test_a_folder_that_cannot_be_written_is_named(
     )
 
 
-def test_fewer_epochs_than_the_checkpoint_has_are_refused(fruits: Path, refused: Callable[..., str]) -> None:
-    main(tiny("fit", fruits))
-    said = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=1")
-    assert "trainer.max_epochs is 1, but " in said
-    assert "last.ckpt' has had 2; give more" in said
+@pytest.mark.usefixtures("first")
+def test_fewer_epochs_than_the_checkpoint_has_are_refused(refused: Callable[..., str]) -> None:
+    said = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=0")
+    assert "trainer.max_epochs is 0, but " in said
+    assert "last.ckpt' has had 1; give more" in said
 
 
 @pytest.mark.parametrize(
@@ -383,16 +391,6 @@ def test_a_setting_that_weights_and_biases_refuses_is_named(
     assert f"WANDB_... variable or its settings file: {said}" in refused("fit")
 
 
-def test_an_inherited_environment_ends_no_run(fruits: Path) -> None:
-    """A CI may turn warnings into errors, a bare terminal may lack Unicode, and a notebook has its own Matplotlib."""
-    terminal = {"PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
-    env = os.environ | terminal | {"PYTHONWARNINGS": "error", "MPLBACKEND": "inline_elsewhere"}
-    arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.default_root_dir=Früchte")
-    done = subprocess.run([sys.executable, train.__file__, *arguments], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Run       Fr\\xfcchte/" in done.stdout
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_a_gpu_that_is_not_there_is_missed(refused: Callable[..., str]) -> None:
     assert "(trainer.accelerator is gpu, devices auto)" in refused("fit", "--trainer.accelerator=gpu")
@@ -402,13 +400,12 @@ class OtherVAE(ConvVAE):
     pass
 
 
-def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refused: Callable[..., str]) -> None:
-    run = main(tiny("fit", fruits))
-    last = f"--ckpt_path={run.run_folder / 'checkpoints' / 'last.ckpt'}"
+def test_a_config_that_contradicts_the_checkpoint_is_refused(first: Path, refused: Callable[..., str]) -> None:
+    last = f"--ckpt_path={first / 'checkpoints' / 'last.ckpt'}"
     for stage in ("fit", "test"):
         said = refused(stage, last, "--model.init_args.lr=0.5")
         assert "lr is 0.001 in 'runs/" in said
-        remedy = f"Name another checkpoint, or use its run's own config: --config {run.run_folder}/config"
+        remedy = f"Name another checkpoint, or use its run's own config: --config {first}/config"
         assert f"but 0.5 in the config. {remedy}" in said
     assert "latent_dim is 4" in refused("fit", last, "--model.init_args.latent_dim=8")
     assert "image_size is 16" in refused("fit", last, "--data.init_args.size=32")
@@ -417,8 +414,8 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(fruits: Path, refus
     assert "model is vae.ConvVAE in 'runs/" in refused("fit", last, f"--model={other}", *settings)
 
 
-def test_other_weights_are_refused(fruits: Path, refused: Callable[..., str]) -> None:
-    path = next(main(tiny("fit", fruits)).run_folder.glob("checkpoints/last.ckpt"))
+def test_other_weights_are_refused(first: Path, refused: Callable[..., str]) -> None:
+    path = first / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"]["decoder.7.weight"] = checkpoint["state_dict"].pop("decoder.6.weight")
     torch.save(checkpoint, path)
@@ -426,7 +423,7 @@ def test_other_weights_are_refused(fruits: Path, refused: Callable[..., str]) ->
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
-    fruits: Path, tmp_path: Path, refused: Callable[..., str]
+    first: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
@@ -437,7 +434,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
     (tmp_path / "empty.ckpt").touch()
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
-    whole = next(main(tiny("fit", fruits)).run_folder.glob("checkpoints/last.ckpt")).read_bytes()
+    whole = (first / "checkpoints" / "last.ckpt").read_bytes()
     middle = len(whole) // 2  # in the weights
     (tmp_path / "flipped.ckpt").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     for name in ("evil.ckpt", "half.ckpt", "empty.ckpt", "foreign.ckpt", "tensor.ckpt", "flipped.ckpt"):
@@ -459,23 +456,37 @@ def not_logged_in(home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if "WANDB" not in name} | {"HOME": str(home)}
 
 
-def test_a_run_without_weights_and_biases_leaves_nothing_of_it(fruits: Path, tmp_path: Path) -> None:
-    env = not_logged_in(tmp_path) | {"WANDB_MODE": "disabled"}
-    command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90)
-    assert "W&B" not in run.stdout + run.stderr
+def test_a_run_without_weights_and_biases_leaves_nothing_of_it(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("WANDB_SILENT")
+    wandb.teardown()  # forgets the mode that it saw first
+    main(tiny("fit", fruits, "--trainer.max_epochs=1"))
+    said = "".join([*caplog.messages, *capfd.readouterr()])
+    assert "Data: " in said
+    assert "Pictures  " in said
+    assert "W&B" not in said
     assert not list(Path("runs").glob("*/wandb"))
 
 
-def test_a_server_that_does_not_answer_costs_seconds_and_no_run(fruits: Path, tmp_path: Path) -> None:
-    env = not_logged_in(tmp_path) | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # a closed port
-    command = [sys.executable, train.__file__, *tiny("fit", fruits, "--trainer.max_epochs=1")]
-    said = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=True, timeout=90).stderr
-    (folder,) = Path("runs").iterdir()
-    (line,) = [line for line in said.splitlines() if "W&B: offline" in line]
-    assert f"wandb sync {folder}/wandb/offline-run-*" in line
+def test_neither_a_server_that_does_not_answer_nor_an_inherited_environment_ends_a_run(
+    fruits: Path, tmp_path: Path
+) -> None:
+    """A CI may turn warnings into errors, a bare terminal may lack Unicode, and a notebook has its own Matplotlib."""
+    server = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}  # a closed port
+    terminal = {"PYTHONIOENCODING": "ascii", "COLUMNS": "0", "TERM": "dumb"}
+    env = not_logged_in(tmp_path) | server | terminal | {"PYTHONWARNINGS": "error", "MPLBACKEND": "inline_elsewhere"}
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=1", "--trainer.default_root_dir=Früchte")
+    command = [sys.executable, train.__file__, *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    (folder,) = Path("Früchte").iterdir()
+    assert f"Run       Fr\\xfcchte/{folder.name}" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if "W&B: offline" in line]
+    assert f"wandb sync 'Fr\\xfcchte/{folder.name}'/wandb/offline-run-*" in line
     assert ".." not in line
-    assert "wandb: " not in said  # only that line
+    assert "wandb: " not in done.stderr  # only that line
     assert any("val/loss" in record["item"] for record in read_wandb(folder)["history"])
 
 
