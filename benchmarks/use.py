@@ -1,4 +1,4 @@
-"""Colorizes a picture of 12 megapixels by the palette model, and shows a hint in it: python -m benchmarks.use"""
+"""Colorizes 12 megapixels by the model that comes with Pigment, and shows a hint: python -m benchmarks.use"""
 
 import tempfile
 import time
@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.systems import BACKBONE, DEVICE, SYSTEMS, say, synchronize
+from benchmarks.systems import DEVICE, say, synchronize
 from colorization import PaletteColorizer
 from colorization.hints import Hint
 from colorization.pictures import colorize, colorize_files
+from colorization.weights import PALETTE
 from images.reading import read
 from modes import evaluating
+from resuming.checkpoints import load_model
 from system.hardware import keep_freed_memory
 
 SIZE = (4000, 3000)
@@ -23,11 +25,7 @@ HINTED = 20  # times that a hint is shown
 
 def main() -> None:
     keep_freed_memory()
-    system = SYSTEMS["palette"]
-    model = PaletteColorizer(
-        lr=0.001, weight_decay=0, warmup_steps=0, backbone=BACKBONE, weights="package", freeze_encoder=True
-    ).to(DEVICE)
-    model.image_size = system.size
+    model, _ = load_model(PALETTE, PaletteColorizer)
     with tempfile.TemporaryDirectory() as folder:
         file, output = Path(folder, "picture.jpg"), Path(folder, "colored.jpg")
         noise = np.random.default_rng(0).integers(256, size=(30, 40, 3), dtype=np.uint8)
@@ -36,11 +34,12 @@ def main() -> None:
         colorize(model, pixels)  # warms up
         in_memory = seconds(lambda: colorize(model, pixels))
         with_files = seconds(lambda: colorize_files(model, {file: output}))
-    say(in_memory_s=in_memory, with_files_s=with_files, hint_s=seconds_of_a_hint(model, system.size))
+    say(in_memory_s=in_memory, with_files_s=with_files, hint_s=seconds_of_a_hint(model))
 
 
-def seconds_of_a_hint(model: PaletteColorizer, size: int) -> float:
+def seconds_of_a_hint(model: PaletteColorizer) -> float:
     """Return how long a hint takes to show at the model's size, on a prediction that is already there."""
+    size = model.image_size
     with evaluating(model):
         lightness, _ = model.split(torch.rand(1, 3, size, size * SIZE[0] // SIZE[1], device=DEVICE))
         prediction = model.predict(lightness)
