@@ -58,7 +58,7 @@ class LogsMeans(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps  # 0 is never
-        if every and trainer.global_step % every == 0:  # at other steps Lightning would drop it
+        if outputs and every and trainer.global_step % every == 0:  # at other steps Lightning would drop it
             self.log("train/loss_step", outputs["loss"] * trainer.accumulate_grad_batches)
 
     def log_means(self, prefix: str, values: dict[str, Tensor], num_images: int) -> None:

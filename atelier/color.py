@@ -123,13 +123,14 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     ) -> Iterator[dict[Any, Any]]:
         yield from begin(examples[int(event.what)], before, checkpoints, vividness)
 
-    def compare(easel: Easel | None, checkpoints: list[str], vividness: float) -> Iterator[dict[Any, Any]]:
+    def compare(easel: Easel | None, checkpoints: list[str], vividness: float, line: str) -> Iterator[dict[Any, Any]]:
         if not checkpoints:  # the list was emptied
             gr.Info("One model has to stay.")
             yield {chosen: [offered[0][1]]}
-        elif easel:
+        elif easel or line:  # a picture was shown
+            easel = there(easel)
             yield from look(easel, read_picture(easel.path).pixels, checkpoints)
-        else:  # chosen before the first picture was done, which this has cancelled
+        else:  # the first was not done yet, and this has cancelled it
             yield from begin(examples[0], None, checkpoints, vividness)
 
     def touch(wish: Callable[..., None], easel: Easel | None, *wished: Any) -> dict[Any, Any]:
@@ -164,7 +165,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     everything = [state, status, picture, halves, compared, wishes, swatches, hints, undo, command]
     given = [state, chosen, vividness]
     first = page.load(partial(begin, examples[0]), given, everything, **AT_ONCE)
-    gr.on([page.load, chosen.focus], choices, chosen, chosen, **AT_ONCE)
+    # not preprocessed, or Gradio would refuse a choice that is gone, which this is to repair
+    gr.on([page.load, chosen.focus], choices, chosen, chosen, preprocess=False, **AT_ONCE)
     starts = [file.upload, example.click, chosen.change, save.click]
     gr.on(starts, None, None, stop, js=SET_ENABLED % "true")  # before the others, as listeners are called in order
     downloaded = save.click(download, state, [status, saved, stop], show_progress_on=status, **LONG)
@@ -172,7 +174,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
     working: list[Any] = [
         file.upload(begin, [file, *given], everything, trigger_mode="always_last", **looks),
         example.click(try_example, given, everything, trigger_mode="multiple", **looks),  # see EACH
-        chosen.change(compare, given, [*everything, chosen], trigger_mode="always_last", **looks),
+        chosen.change(compare, [*given, command], [*everything, chosen], trigger_mode="always_last", **looks),
         downloaded,
     ]
     file.upload(None, None, file, js=MAKE_ROOM)

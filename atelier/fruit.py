@@ -91,6 +91,11 @@ def fruit_tabs(models: Models) -> None:
         paths = [value for _, value in choices]
         return gr.Dropdown(choices, value=path if path in paths else paths[0])
 
+    def load(path: str) -> VAE:
+        if not path:  # none was opened yet, or the visitor's session was dropped
+            raise PigmentError("no model is open here; wait until it is, or reload the page")
+        return models.load(path, VAE)
+
     def open_model(path: str) -> tuple[Any, ...]:
         vae = models.load(path, VAE)
         if vae.codes:
@@ -112,7 +117,7 @@ def fruit_tabs(models: Models) -> None:
         )
 
     def draw_new(path: str, seed: float, sampler: Sampler, with_nearest: bool) -> Iterator[str]:
-        vae = models.load(path, VAE)
+        vae = load(path)
         if seed % 1 or not 0 <= seed <= LARGEST_SEED:
             raise PigmentError(f"the first seed is {seed:,}; it must be a whole number from 0 to {LARGEST_SEED:,}")
         fruits = [Fruit((sampler, number)) for number in range(int(seed), int(seed) + NUM_NEW)]
@@ -126,7 +131,7 @@ def fruit_tabs(models: Models) -> None:
             yield row(pairs, captions, fruits)
 
     def show(path: str, found: Found | None, *moves: float) -> tuple[str, str]:
-        vae = models.load(path, VAE)
+        vae = load(path)
         fruit, code = there(found).moved(moves, vae)
         (image,) = decode(code[None], vae)
         return HTML.saveable(to_pil_image(image), fruit.name, "fruit.png"), command(path, "fruit.png", str(fruit))
@@ -138,13 +143,13 @@ def fruit_tabs(models: Models) -> None:
         return kind, found, *moves, *show(path, found, *moves)
 
     def chart_of(path: str) -> Chart:
-        return draw_chart(path, models.load(path, VAE), models)[0]
+        return draw_chart(path, load(path), models)[0]
 
     def point_at_map(path: str, place: gr.EventData) -> tuple[Any, ...]:
         return begin_with(path, *chart_of(path).at(place.x, place.y))
 
     def map_with(path: str, found: Found) -> str:
-        vae = models.load(path, VAE)
+        vae = load(path)
         if not vae.codes:
             return ""
         drawn = chart_of(path)
@@ -164,10 +169,10 @@ def fruit_tabs(models: Models) -> None:
         fruit = Fruit.parse(chosen.what)
         if isinstance(fruit.source, Path):  # a browser can send anything, and only uploads may be read
             raise PigmentError("choose one of the fruits that are shown")
-        return jump_to(path, Found(fruit, fruit.code(models.load(path, VAE))))
+        return jump_to(path, Found(fruit, fruit.code(load(path))))
 
     def read_own(path: str, file: str) -> tuple[Any, ...]:
-        vae = models.load(path, VAE)
+        vae = load(path)
         try:
             image = read_image(Path(file), vae)
         except PigmentError as error:  # name the file as its owner does, not by where the upload lies
@@ -177,7 +182,7 @@ def fruit_tabs(models: Models) -> None:
         return seen, *jump_to(path, own)
 
     def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> tuple[Any, ...]:
-        moved = there(found).moved(moves, models.load(path, VAE))
+        moved = there(found).moved(moves, load(path))
         return lay_out(path, {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]})
 
     def let_go(path: str, kept: Kept, chosen: gr.EventData) -> tuple[Any, ...]:
@@ -185,7 +190,7 @@ def fruit_tabs(models: Models) -> None:
         return lay_out(path, {**kept, path: ours[:number] + ours[number + 1 :]})
 
     def lay_out(path: str, all_kept: Kept) -> tuple[Any, ...]:
-        vae, kept = models.load(path, VAE), all_kept.get(path, [])
+        vae, kept = load(path), all_kept.get(path, [])
         codes = [code for _, code in kept]
         images = [decode(code[None], vae)[0] for code in codes]
         corners = row(images, [fruit.name for fruit, _ in kept], range(len(kept)), "click to remove")
@@ -202,7 +207,7 @@ def fruit_tabs(models: Models) -> None:
         return all_kept, full, corners, WALKS[len(kept)], way, passed, gr.Textbox(line, visible=True)
 
     def pass_by(path: str, kept: list[Found], across: float, down: float) -> tuple[str, str]:
-        vae = models.load(path, VAE)
+        vae = load(path)
         down = down if len(kept) > 2 else 0.0
         (image,) = between(vae, [code for _, code in kept], torch.tensor([across]), torch.tensor([down]))
         at = f"--at={across:g},{down:g}" if down else f"--at={across:g}"
@@ -221,7 +226,7 @@ def fruit_tabs(models: Models) -> None:
     tab.select(find, path, path)
     model = [opened, chart, about_chart, kind, sampler, with_nearest, found, *sliders]
     opening = path.change(open_model, path, model, show_progress_on=chart)
-    opening.success(show, [opened, found, *sliders], [picture, line])
+    opening.success(show, [opened, found, *sliders], [picture, line], **AT_ONCE)
     opening.success(draw_new, new_fruits, new, trigger_mode="always_last")
     opening.success(lay_out, [opened, kept], walk, **EACH)
     others.click(lambda seed: seed + NUM_NEW, seed, seed)

@@ -172,7 +172,7 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
 
     Args:
         training: (N, F), the training images' features.
-        num_compared: the least number of images in any of the sets that are compared.
+        num_compared: the size of the smallest set that is compared.
     """
     features = Features(training.shape[1])
     measures: dict[str, Metric | MetricCollection] = {

@@ -1,4 +1,4 @@
-"""The dashboard Colorizers, drawn by Matplotlib for docs/runs.md: python -m dashboard.drawing OUT.jpg FOLDERS...
+"""The dashboard Colorizers, drawn by Matplotlib for docs/runs.md: python -m dashboard.drawing FOLDERS... --out OUT.jpg
 
 A folder is named after a model, and holds a run of ``fit`` and one of ``test``.
 """
@@ -83,8 +83,8 @@ def draw_bars(axes: Axes, panel: Bars, logged: Rows) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("python -m dashboard.drawing", description=__doc__)
-    parser.add_argument("out", type=local_path)
     parser.add_argument("folders", nargs="+", type=local_path)
+    parser.add_argument("--out", type=local_path, required=True)
     with Command() as command:
         options = parser.parse_args(args)
         make_folders([options.out])

@@ -126,9 +126,9 @@ class FolderDataModule(LightningDataModule, ABC):
         num_processes, _ = self._processes()
         if stage == "fit":
             self._check_number("train", at_least=2 * num_processes)
-            if self.crop < 1 and not self.state_dict()["overfit_batches"]:
-                _ = self.larger_store  # opened now, as a signal during the sanity check or later waits for a batch
         self._check_number("val" if stage in ("fit", "validate") else self._test_part(), at_least=num_processes)
+        if stage == "fit" and self.crop < 1 and not self.state_dict()["overfit_batches"]:
+            _ = self.larger_store  # now: from the sanity check on, a signal would wait for the next batch
 
     def begin_at(self, epoch: int, batch_idx: int) -> None:
         """Start training at a batch within an epoch, to resume a run that stopped there."""

@@ -27,7 +27,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    """Return a picture as a URL that holds it, in a format of Pillow's and with its options for saving."""
+    """Return a URL that holds a picture; ``kind`` and ``options`` are those of Pillow's ``save``."""
     file = BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -39,7 +39,7 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Image:
-    """Lay out images (3, H, W) in [0, 1], all of one size, as :func:`grid` does.
+    """Lay out images (3, H, W) in [0, 1], all of one size, in rows with white margins; a single one gets none.
 
     It takes them one by one, so they need not be in memory all at once.
     """

@@ -72,7 +72,7 @@ def upload(run: Any, trainer: Trainer) -> None:
 def describe(path: Path, bests: list[SaveBest]) -> dict[str, Any]:
     """Return what W&B shows of a checkpoint: its epoch, step, and latest ``val/loss``, and the model's settings."""
     checkpoint = read_checkpoint(path, (*TO_USE, "loops"), verify=False)
-    states = checkpoint.get("callbacks", {})  # which a SaveBest may leave out
+    states = checkpoint.get("callbacks", {})  # none if save_weights_only is true
     scores = {best.monitor: states[best.state_key]["current_score"] for best in bests if best.state_key in states}
     settings = checkpoint["hyper_parameters"]
     model = {name: value for name, value in settings.items() if not name.startswith("_")}

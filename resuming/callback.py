@@ -42,7 +42,7 @@ from system.signals import Interrupted, handle
 
 ASK_SECONDS = 1.0  # between two times that processes ask each other whether to stop
 MAX_SHARE = 1 / 30  # the largest share of the time that saving between epochs may take
-MAX_WAITING = 3  # copies of the model in memory, of each SaveBest, until they are saved
+MAX_WAITING = 3  # checkpoints that each SaveBest may hold in memory until they are written
 
 
 class SaveLast(Checkpoint):
@@ -51,7 +51,8 @@ class SaveLast(Checkpoint):
     A run may end within an epoch, if ``max_steps``, ``max_time``, or a callback stops it there.
 
     After an epoch means when the next one starts, or training ends: only then has Lightning logged its metrics. When
-    the next one starts, nothing is saved if that would take more than 1/30 of the time since the last checkpoint.
+    the next one starts, nothing is saved if that would take more than 1/30 of the time since the last checkpoint,
+    unless too many checkpoints of a SaveBest wait in memory.
 
     A signal ends the run at the next point that it can resume from: before most batches, in training and validation.
     Several processes ask each other about once a second whether one of them has received a signal.
@@ -148,7 +149,7 @@ class SaveLast(Checkpoint):
         now = time.monotonic()
         age = now - self.saved_at
         is_old = self.every_n_minutes is not None and age >= 60 * self.every_n_minutes
-        is_full = any(len(best.waiting) > MAX_WAITING for best in self.bests)
+        is_full = any(len(best.waiting.keys() - set(best.superseded)) > MAX_WAITING for best in self.bests)
         is_old |= is_between and (is_full or age * MAX_SHARE >= self.save_seconds)
         if trainer.world_size == 1:
             return is_old, self.signum

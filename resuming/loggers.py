@@ -164,7 +164,7 @@ def need_server(why: str) -> None:
     """Log in to W&B.
 
     Raises:
-        PigmentError: if W&B is offline; it begins with ``why`` its server is needed.
+        PigmentError: if W&B is offline. It begins with ``why``, what the server is needed for.
     """
     if because := go_offline_if_necessary():
         raise PigmentError(

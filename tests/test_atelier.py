@@ -337,6 +337,8 @@ def test_a_picture_that_was_forgotten_is_said(browser: Any, tmp_path: Path, monk
         page.wait_for_timeout(5000)
         click(page, 0.5, 0.4)
         page.get_by_text("the page has forgotten what you had here").wait_for()
+        page.locator(".block", has_text="Models to compare").get_by_title("Clear").click()
+        page.get_by_text("the page has forgotten what you had here").nth(1).wait_for()  # said once more
         page.get_by_role("button", name="astronaut").click()
         command_for(page, "astronaut.png")
 

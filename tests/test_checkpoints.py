@@ -151,13 +151,24 @@ class CountWaiting(Callback):
         trainer.most_waiting = max(len(trainer.checkpoint_callback.waiting), getattr(trainer, "most_waiting", 0))
 
 
-def test_however_many_are_kept_few_wait_in_memory(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept", "num_saves"), [(-1, 3), (3, 2)])  # the first takes no time yet, as far as is known
+def test_however_many_are_kept_few_wait_in_memory(
+    kept: int, num_saves: int, fruits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(callback, "MAX_SHARE", 0)  # as if saving took forever
-    keep_all = "{class_path: callbacks.SaveBest, init_args: {monitor: val/loss, save_top_k: -1}}"
-    callbacks = f"--trainer.callbacks=[{keep_all}, callbacks.SaveLast, {__name__}.CountWaiting]"
+    saved, save = [], callback.SaveLast._save
+
+    def count(save_last: callback.SaveLast, trainer: Trainer) -> None:
+        saved.append(trainer.current_epoch)
+        save(save_last, trainer)
+
+    monkeypatch.setattr(callback.SaveLast, "_save", count)
+    best = f"{{class_path: callbacks.SaveBest, init_args: {{monitor: val/loss, save_top_k: {kept}}}}}"
+    callbacks = f"--trainer.callbacks=[{best}, callbacks.SaveLast, {__name__}.CountWaiting]"
     run = main(tiny("fit", fruits, "--trainer.max_epochs=6", callbacks))
     assert run.trainer.most_waiting == callback.MAX_WAITING
-    assert len([*run.run_folder.glob("checkpoints/*.ckpt")]) == 7
+    assert len(saved) == num_saves
+    assert len([*run.run_folder.glob("checkpoints/*.ckpt")]) == (6 if kept < 0 else kept) + 1
 
 
 class FailInThirdEpoch(Callback):

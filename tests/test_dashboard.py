@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from dashboard import saving
 from dashboard.__main__ import main as dashboard
 from dashboard.drawing import draw
+from dashboard.drawing import main as draw_page
 from dashboard.panels import COLORIZERS, STUDY, VAES, Dashboard, Media
 from dashboard.saving import make_report, make_workspace, save_report, save_workspace
 from resuming.loggers import read_metrics
@@ -116,6 +117,9 @@ def test_every_panel_shows_what_runs_log(vae_run: PigmentCLI, fruits: Path, pain
     assert len(places["PSNR in dB: higher is better"].lines) == 3  # with the two baselines
     assert len(places["PSNR in dB"].patches) == 3
     assert len(places["Lightness, colorized, original"].images) == 1
+    assert draw_page(["runs", "--out=page.jpg"]) == 0
+    assert Path("page.jpg").is_file()
+    assert draw_page(["runs", "--out=."]) == 2
 
 
 def test_panels_of_the_machine_show_what_weights_and_biases_samples() -> None:

@@ -16,6 +16,7 @@ from images.reading import as_images
 from tests.test_progress import SkipsSteps
 from tests.world import CONFIGS, tiny
 from train import main
+from vae import ConvVAE
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 
@@ -174,6 +175,19 @@ def test_a_model_may_skip_steps() -> None:
     trainer = Trainer(max_epochs=1, logger=False, callbacks=StopWhenNotFinite(), limit_train_batches=4)
     trainer.fit(SkipsSteps())
     assert trainer.state.status == "finished"
+
+
+class SkipsOneBatch(ConvVAE):
+    def training_step(self, images: Tensor, batch_idx: int) -> Tensor | None:  # type: ignore[override]
+        return super().training_step(images, batch_idx) if batch_idx != 1 else None
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning warns that nothing was returned
+def test_a_vae_may_skip_a_batch(fruits: Path) -> None:
+    model, data = SkipsOneBatch(16, latent_dim=4, lr=0.001), FruitsDataModule(str(fruits), size=16, batch_size=4)
+    trainer = Trainer(max_epochs=1, logger=False, callbacks=StopWhenNotFinite(), log_every_n_steps=1)
+    trainer.fit(model, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ class Chart(NamedTuple):
         return cls(shown, places[free], middle, reach, picture, named)
 
     def at(self, across: float, down: float) -> tuple[Found, list[float]]:
-        """Return the fruit nearest to a place in the picture, and the moves, up to REACH, that lead from it there."""
+        """Return the fruit nearest to a place in the picture, and the moves from it toward that place, up to REACH."""
         share = (2 * torch.tensor([across, down]) - 1) * MAP_SIZE / (MAP_SIZE - THUMBNAIL)
         ways = self.middle + share * self.reach - self.places
         nearest = int((ways / self.reach).norm(dim=1).argmin())
