@@ -48,7 +48,7 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
                 picture = gr.HTML(js_on_load=SCRIPT)
             with gr.Tab("Before and after", elem_id="before-and-after"):
                 halves = gr.HTML(js_on_load=SCRIPT)
-            status = gr.Markdown("Coloring a first picture …")
+            status = gr.Markdown("Coloring a first picture …", elem_id="said")
             compared = gr.HTML(js_on_load=SCRIPT, elem_id="compared")
         with gr.Column(scale=2, min_width=280):
             with gr.Column() as wishes:

@@ -15,6 +15,7 @@
     new MutationObserver(() => {  // a label names the first control in it, which is Gradio's button to copy
         for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])"))
             text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText.trim();
+        document.querySelector("#said [data-testid=markdown]")?.setAttribute("role", "status");
     }).observe(document.body, {childList: true, subtree: true});
     document.addEventListener("click", event => {  // Gradio's arrow beside several choices opens nothing by itself
         event.target.closest(".icon-wrap")?.parentElement.querySelector("[role=combobox]")?.focus();

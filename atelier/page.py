@@ -19,7 +19,17 @@ from system.hardware import within_memory
 
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
-THEME = gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE)
+THEME = gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE).set(
+    body_text_color_subdued="*neutral_500",  # these have the contrast that WCAG asks for, where Gradio's have not
+    color_accent="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+    link_text_color_visited="*secondary_700",
+    link_text_color_visited_dark="*secondary_400",
+)
+THEME.color_accent_dark = "*primary_500"  # type: ignore[attr-defined]  # set does not know it, but Gradio uses it
 HERE = Path(__file__).parent
 VISITORS = 100  # whose pictures are kept at a time: some 10 MB each, more if they compare several models
 LARGEST = "500mb"  # of an upload

@@ -1,6 +1,7 @@
 """What the tabs share: HTML from templates, how the page answers, and what a visitor's session holds."""
 
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ EACH: dict[str, Any] = {**AT_ONCE, "trigger_mode": "multiple"}
 LONG: dict[str, Any] = {"show_progress": "minimal", "concurrency_id": "long"}  # one at a time, or memory could run out
 
 Thing = TypeVar("Thing")
+DRAWN = count()  # pads so far
 
 
 HTML: Any = read_template(  # the macros of page.html.jinja
@@ -32,6 +34,7 @@ HTML: Any = read_template(  # the macros of page.html.jinja
     small=small,
     hex=to_hex,
     name=name_of,
+    stamp=lambda label: next(DRAWN),
 ).module
 
 

@@ -5,12 +5,15 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -20,9 +23,11 @@ from PIL import Image
 
 from atelier.__main__ import main as open_atelier
 from colorization.__main__ import main as colorize
+from system.errors import PigmentError
 from tests.browser import ROOT, Atelier, visit
 from tests.world import CONFIGS, bomb, last, tiny
-from train import main
+from train import PigmentCLI, main
+from vae import VAE
 
 COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
 
@@ -117,21 +122,21 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     swatch.press("Enter")
     command_for(page, "'0.48,0.5,#")
     click(page, 0.9, 0.1)
-    press(page, "move color 1 to the ring")
+    press(page, "Move to the ring: color 1")
     assert "'0.48,0.5" not in shlex.join(command_for(page, "--hint '0.9"))
-    press(page, "remove color 1")
-    page.get_by_role("button", name="remove color 1").wait_for(state="detached")
+    press(page, "Remove color 1")
+    page.get_by_role("button", name="Remove color 1").wait_for(state="detached")
     press(page, "Undo")
     command_for(page, "--hint '0.9")
     press(page, "Undo")
     command_for(page, "'0.48,0.5,#")
     swatch.press("Enter")  # a second one, where the ring is
-    page.get_by_role("button", name="remove color 2").wait_for()
-    press(page, "move color 1 to the ring")
+    page.get_by_role("button", name="Remove color 2").wait_for()
+    press(page, "Move to the ring: color 1")
     page.get_by_text("there is a color at the ring already").wait_for()
     assert command_for(page, "'0.48,0.5,#").count("--hint") == 2
-    page.get_by_role("button", name="remove color 2").press("Enter")
-    page.get_by_role("button", name="remove color 2").wait_for(state="detached")
+    page.get_by_role("button", name="Remove color 2").press("Enter")
+    page.get_by_role("button", name="Remove color 2").wait_for(state="detached")
     page.wait_for_function("document.activeElement.closest('.hints')")  # not at the top of the page
 
 
@@ -360,6 +365,22 @@ def test_an_option_that_cannot_be_right_gets_a_line(capsys: pytest.CaptureFixtur
     assert "must be a whole number from 1 to 65535, not 99999" in said
 
 
+def test_options_reach_the_page(
+    tmp_path: Path, vae_run: PigmentCLI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def open_page(models: Any, *given: Any) -> None:
+        assert given == ("0.0.0.0", 8080, True)
+        assert models.runs == tmp_path
+        assert str(last(vae_run)) in dict(models.choices(VAE)).values()
+        raise PigmentError("as asked")
+
+    monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
+    monkeypatch.setitem(sys.modules, "atelier.page", SimpleNamespace(open_page=open_page))
+    where = ["--host=0.0.0.0", "--port=8080", "--share"]
+    assert open_atelier([f"--runs={tmp_path}", f"--ckpt={last(vae_run)}", *where]) == 2
+    assert "as asked" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", ROOT / "pyproject.toml", "notes.txt"])
 def test_only_what_was_uploaded_or_made_is_served(path: Path | str, atelier: Atelier) -> None:
     (atelier.folder / "notes.txt").write_text("mine")
@@ -368,3 +389,6 @@ def test_only_what_was_uploaded_or_made_is_served(path: Path | str, atelier: Ate
             urllib.request.urlopen(f"{atelier.address}gradio_api/file={whole}")
         with refused.value as answer:
             assert answer.code in (403, 404)
+    (drawn,) = atelier.folder.glob("pigment-*/painting 1.png")
+    with urllib.request.urlopen(f"{atelier.address}gradio_api/file={quote(str(drawn))}") as answer:
+        assert answer.read() == drawn.read_bytes()

@@ -21,7 +21,7 @@ from train import PigmentCLI
 from vae.__main__ import main
 
 ADDRESS = "https://wandb.ai/me/paintings/runs/whole"
-HEADINGS_ARE = "names => [...document.querySelectorAll('h3')].map(one => one.innerText).join() == names.join()"
+HEADINGS_ARE = "names => [...document.querySelectorAll('h2')].map(one => one.innerText).join() == names.join()"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,8 @@ def test_a_walk_leads_where_the_command_line_leads(fruit: Any, tmp_path: Path) -
     keep_new(fruit, 3)
     go_to(fruit, "Walk")
     wait_for_line(fruit, "walk 0 3 --at=0.5 ")
+    fruit.get_by_role("slider", name="The way").press("ArrowRight")  # without a click before it
+    wait_for_line(fruit, "walk 0 3 --at=0.523 ")
     point(fruit, "The way", 0.2813, 0.5)
     line = wait_for_line(fruit, "walk 0 3 --at=0.25 ")
     assert (picture(fruit) == made_by(line, tmp_path / "between.png")).all()
