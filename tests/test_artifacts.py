@@ -64,6 +64,9 @@ def test_a_stopped_run_goes_on_on_another_machine(
     for name, path in {"here.png": f"{stopped}/checkpoints/last.ckpt", "there.png": f"{address}:last"}.items():
         assert vae(["sample", f"--ckpt={path}", f"--out={name}", "--sampler=prior"]) == 0
     assert Path("here.png").read_bytes() == Path("there.png").read_bytes()
+    server.cuts_off = True  # it is not downloaded again
+    assert vae(["sample", f"--ckpt={address}:last", "--out=again.png"]) == 0
+    server.cuts_off = False
 
     server.summary["val/loss"] = {"min": 1.0}  # as if an earlier epoch had been better than any to come
     del server.history[-3:]  # step 5 and the film strips were lost on their way

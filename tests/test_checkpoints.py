@@ -47,6 +47,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         saver = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path, value + 1))
         saver.start()
         while path.stat().st_mtime_ns == before:  # until it has saved at least once
+            assert saver.is_alive()
             time.sleep(0.001)
         time.sleep(when.uniform(0, 0.1))
         saver.kill()
@@ -77,17 +78,22 @@ def test_without_room_the_last_checkpoint_stays(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_file_system_that_cannot_flush_folders_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flush = os.fsync
+def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after_that_if_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flush, flushed = tmp_path / "last.ckpt", os.fsync, []
 
-    def refuse(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+    def refuse_folders(descriptor: int) -> None:  # as some file systems do
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((is_folder, path.exists()))
+        if is_folder:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         flush(descriptor)
 
-    monkeypatch.setattr(os, "fsync", refuse)
-    save(tmp_path / "last.ckpt", 5)
-    assert check(tmp_path / "last.ckpt") == 5
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    save(path, 5)
+    assert check(path) == 5
+    assert flushed == [(False, False), (True, True)]
 
 
 class Obstruct(Callback):

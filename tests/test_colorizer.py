@@ -1,4 +1,3 @@
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from datamodules import PaintingsDataModule
 from images.colorfulness import colorfulness
 from images.reading import as_images
 from resuming.loggers import read_metrics
-from tests.world import CONFIGS, tiny
+from tests.world import CONFIGS, metrics, tiny
 from train import main
 
 CONFIG = CONFIGS / "colorization" / "4_shallow_adam.yaml"
@@ -170,8 +169,7 @@ def test_validation_logs_all_metrics_in_float32_whatever_the_precision(paintings
         "ciede2000": ciede2000(lab, true_lab).mean(),
         "colorfulness_difference": (colorfulness(colorized) - colorfulness(images)).mean(),
     }
-    with (run.run_folder / "metrics.csv").open() as lines:
-        *_, logged = (row for row in csv.DictReader(lines) if row["val/loss"])
+    *_, logged = (row for row in metrics(run.run_folder) if row["val/loss"])
     assert {name: float(logged[f"val/{name}"]) for name in expected} == pytest.approx(
         {name: value.item() for name, value in expected.items()}, rel=1e-3
     )
@@ -205,11 +203,10 @@ def test_every_table_has_both_baselines(paintings: Path) -> None:
             validated = {
                 name: value.item() for name, value in again.items() if name.startswith(("val/gray_", "val/mean_ab_"))
             }
-    with (run.run_folder / "metrics.csv").open() as lines:  # a fit measures them once, for a line in its charts
-        first, second = (row for row in csv.DictReader(lines) if row["val/loss"])
+    first, second = (row for row in metrics(run.run_folder) if row["val/loss"])
     assert {name for name in first if name.startswith(("val/gray_", "val/mean_ab_"))} == validated.keys()
     for name, value in validated.items():
-        assert first[name] == second[name]
+        assert first[name] == second[name]  # a fit measures them once, for a line in its charts
         assert float(first[name]) == pytest.approx(value, rel=0.02, abs=0.1)  # the mean color is that of one epoch
 
 

@@ -1,6 +1,5 @@
 """Compiled networks learn the same as uncompiled ones."""
 
-import csv
 import shutil
 from functools import partialmethod
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from tests.test_resuming import flatten
-from tests.world import CONFIGS, last, tiny
+from tests.world import CONFIGS, last, metrics, tiny
 from train import main
 
 # torch looks at it while it compiles
@@ -74,8 +73,8 @@ def test_compiled_networks_learn_the_same(config: str, fruits: Path) -> None:
     losses = []
     for compiled in ("false", "true"):
         given = tiny("fit", fruits, f"--compile={compiled}", config=CONFIGS / config)
-        with (main(given).run_folder / "metrics.csv").open() as lines:
-            losses.append([float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]])
+        rows = metrics(main(given).run_folder)
+        losses.append([float(row["train/loss"]) for row in rows if row["train/loss"]])
     eager, compiled_too = losses
     assert compiled_too != eager  # sums in a different order show that it was compiled
     assert compiled_too == pytest.approx(eager, rel=0.02)

@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +5,7 @@ import pytest
 import yaml
 
 from datamodules import FruitsDataModule, PaintingsDataModule
-from tests.world import CONFIGS, tiny, write_ball
+from tests.world import CONFIGS, metrics, tiny, write_ball
 from train import main
 from vae import ConvVAE
 
@@ -31,8 +30,7 @@ def read(config: Path) -> dict[str, Any]:
 
 
 def losses(run_folder: Path, name: str) -> list[float]:
-    with (run_folder / "metrics.csv").open() as lines:
-        return [float(row[name]) for row in csv.DictReader(lines) if row[name]]
+    return [float(row[name]) for row in metrics(run_folder) if row[name]]
 
 
 @pytest.mark.parametrize("config", RECIPES, ids=lambda path: str(path.relative_to(CONFIGS)))

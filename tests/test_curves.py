@@ -1,4 +1,3 @@
-import csv
 import math
 from pathlib import Path
 
@@ -8,15 +7,14 @@ from PIL import Image
 
 from callbacks import LogCurves
 from callbacks.curves import draw_curves
-from tests.world import tiny
+from tests.world import metrics, tiny
 from train import main
 
 
 def test_curves_are_the_metrics_of_each_epoch(fruits: Path) -> None:
     run = main(tiny("fit", fruits, "--trainer.max_epochs=3"))
     (curves,) = (callback for callback in run.trainer.callbacks if isinstance(callback, LogCurves))
-    with (run.run_folder / "metrics.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
+    rows = metrics(run.run_folder)
     for name in ("train/loss", "train/reconstruction", "train/kl", "val/loss", "val/reconstruction", "val/kl"):
         logged = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
         assert np.array(curves.history[name]) == pytest.approx(np.array(logged))
@@ -58,6 +56,7 @@ def test_baselines_are_lines() -> None:
     without, with_baselines = (where.all(axis=2).any(axis=0).mean() for where in brown)
     assert without == 0
     assert with_baselines > 0.4  # of the width, as it is dashed
+    assert draw_curves(history | {"val/gray_loss": flat}).tobytes() != draw_curves(history).tobytes()
 
 
 def test_a_term_below_zero_is_drawn_too() -> None:

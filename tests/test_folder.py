@@ -178,6 +178,7 @@ def test_crops_are_parts_of_every_size_and_a_function_of_seed_epoch_and_image(tm
         return all(torch.equal(image, other[number]) for number, image in one.items())
 
     first = crops(0, 3)
+    assert data.larger_store.size == 52  # 1.3 times
     assert len(first) == len(data.images("train"))
     assert same(first, crops(0, 3, batch_size=4))
     assert not same(first, crops(0, 4))
@@ -193,6 +194,18 @@ def test_crops_are_parts_of_every_size_and_a_function_of_seed_epoch_and_image(tm
     assert max(lefts) > 50
     assert max(tops) > 50
     assert lefts != tops
+
+
+def test_a_checkpoint_from_within_an_epoch_goes_on_only_with_the_same_batches(fruits: Path) -> None:
+    data = load(fruits)
+    same = data.state_dict()
+    data.begin_at(epoch=0, batch_idx=1)
+    other = {"batch_size": 3, "seed": 1, "flip": True, "crop": 0.5, "overfit_batches": 1, "processes": 2, "images": 15}
+    assert other.keys() == same.keys()
+    for name, value in other.items():
+        data.load_state_dict({**same, name: value})
+        with pytest.raises(PigmentError, match=f"saved mid-epoch with {name} {value}, now {same[name]}"):
+            data.train_dataloader()
 
 
 def test_nothing_is_flipped_or_cropped_that_is_not_trained_on(paintings: Path) -> None:

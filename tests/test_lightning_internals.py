@@ -3,7 +3,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
 from resuming.lightning_internals import (
@@ -100,7 +99,3 @@ def test_lightning_counts_as_is_believed() -> None:
     checkpoint = torch.load("end.ckpt", weights_only=True)
     assert (place_in_epoch(checkpoint), is_within_epoch(checkpoint)) == ((2, 0), False)
     Path("end.ckpt").unlink()
-
-
-def test_the_command_line_still_asks_what_is_left_alone() -> None:
-    assert callable(LightningCLI._parse_ckpt_path)

@@ -13,9 +13,9 @@ from callbacks import ResumableCSVLogger
 from resuming import loggers
 from resuming.loggers import as_event, find_in_wandb, sync_command
 from resuming.loggers import read_wandb as read_wandb_log
-from tests.test_resuming import assert_logged_once, at, metrics, only, run
+from tests.test_resuming import assert_logged_once, at, only, run
 from tests.wandb_server import WandbServer
-from tests.world import read_wandb, tiny
+from tests.world import metrics, read_wandb, tiny
 from train import main
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import AdamW
 
 from colorization import PaletteColorizer
 from colorization.color import rgb_to_lab
@@ -62,10 +63,11 @@ def test_the_mirror_image_gets_the_mirrored_colors(height: int, width: int) -> N
     [
         ({"backbone": None}, (24, 40)),
         ({"backbone": LITE0, "weights": "package", "freeze_encoder": True}, (32, 48)),
+        ({"backbone": LITE0, "weights": "timm", "freeze_encoder": True}, (32, 48)),
         ({"backbone": LITE0, "weights": "package", "freeze_encoder": False}, (24, 40)),
         ({"backbone": LITE0, "weights": "any.safetensors", "freeze_encoder": True}, (24, 40)),
     ],
-    ids=["from scratch", "as published", "learns", "from a file"],
+    ids=["from scratch", "as published", "as timm has it", "learns", "from a file"],
 )
 def test_evaluation_looks_at_images_enlarged_and_as_they_are(
     settings: dict[str, Any], enlarged: tuple[int, int]
@@ -219,9 +221,12 @@ def test_a_fit_can_start_from_a_trained_palette_colorizer(run: PigmentCLI) -> No
 
 
 def test_an_encoder_that_learns_does_so_slowly() -> None:
-    model = make(backbone=LITE0, weights="package", lr=0.01)
+    model = make(backbone=LITE0, weights="package", lr=0.01, weight_decay=0.07)
     model.trainer = Trainer(logger=False)
-    others, encoder = model.configure_optimizers()["optimizer"].param_groups
+    optimizer = model.configure_optimizers()["optimizer"]
+    assert type(optimizer) is AdamW
+    others, encoder = optimizer.param_groups
+    assert (others["weight_decay"], encoder["weight_decay"]) == (0.07, 0.07)
     assert (others["initial_lr"], encoder["initial_lr"]) == (0.01, pytest.approx(0.001))
     assert {*others["params"], *encoder["params"]} == set(model.parameters())
 

@@ -1,6 +1,5 @@
 """What precision costs, on images like the demo's."""
 
-import csv
 import threading
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from datamodules.demo.fruits import FRUITS, draw_fruit
 from epoch_means import EpochMean
 from modes import exact_float32
 from system.hardware import computes_bfloat16
-from tests.world import CONFIGS, tiny
+from tests.world import CONFIGS, metrics, tiny
 from train import main
 
 
@@ -38,8 +37,7 @@ def test_bfloat16_ends_the_first_epoch_as_float32_does(config: str, demo: Path) 
     for precision in ("bf16-mixed", "32-true"):
         epoch = ["--data.init_args.size=32", "--data.init_args.batch_size=16", "--trainer.max_epochs=1"]
         given = tiny("fit", demo, *epoch, f"--trainer.precision={precision}", config=CONFIGS / f"{config}.yaml")
-        with (main(given).run_folder / "metrics.csv").open() as lines:
-            rows = list(csv.DictReader(lines))
+        rows = metrics(main(given).run_folder)
         for name, values in losses.items():
             values += [float(row[name]) for row in rows if row[name]]
     for name, within in {"train/loss": 0.02, "val/loss": 0.05}.items():  # a mean over the epoch; one moment

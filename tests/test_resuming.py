@@ -1,4 +1,3 @@
-import csv
 import faulthandler
 import multiprocessing
 import os
@@ -6,7 +5,9 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
+from callbacks import ResumeExactly
 from colorization import ShallowColorizer
 from colorization.encoders import TimmEncoder, read_weights
 from datamodules import FruitsDataModule
-from tests.world import CONFIGS, last, read_wandb, tiny
+from tests.world import CONFIGS, last, metrics, read_wandb, tiny
 from train import main
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
@@ -79,11 +81,6 @@ def flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from flatten(below, f"{name}.{key}")
     else:
         yield name, value
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as lines:
-        return list(csv.DictReader(lines))
 
 
 def everything(folder: Path) -> dict[str, Any]:
@@ -476,8 +473,11 @@ def test_means_go_on_though_they_are_read_before_the_first_batch(fruits: Path) -
 def test_where_a_run_goes_on_from_is_said_in_a_line(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     main(tiny("fit", fruits, "--ckpt_path=last"))
     assert "Resuming: no run in 'runs' has a last.ckpt, so a new one begins." in caplog.messages
+    left_by_a_kill = only("runs") / "checkpoints" / ".best-epoch009.ckpt.partial"
+    left_by_a_kill.touch()
     run = main(tiny("fit", fruits, "--ckpt_path=last", "--trainer.max_epochs=3"))
     assert f"Resuming: from {run.run_folder}/checkpoints/last.ckpt" in caplog.messages
+    assert not left_by_a_kill.exists()
 
 
 def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path) -> None:
@@ -538,6 +538,17 @@ def test_a_signal_to_all_processes_spares_the_workers(fruits: Path) -> None:
         os.killpg(process.pid, signum)
         process.join(60)
         assert process.exitcode == status
+
+
+def test_noise_differs_by_seed_epoch_batch_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = set()
+    for seed, epoch, batch_idx, rank in product((0, 1), repeat=4):
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=strategy)
+        ResumeExactly().on_train_batch_start(trainer, None, None, batch_idx)
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 16
 
 
 def test_within_an_epoch_other_batches_are_refused(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:

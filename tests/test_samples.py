@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from callbacks import FitSamplers, MeasureSamples, samples
 from callbacks.samples import Texture
-from tests.world import CONFIGS, last, tiny
+from tests.world import CONFIGS, last, metrics, tiny
 from train import PigmentCLI, main
 from vae import ConvVAE
 from vae.codes import fit_codes
@@ -41,8 +40,7 @@ def measuring(**settings: object) -> Path:
 
 
 def results(folder: Path) -> dict[str, float]:
-    with (folder / "metrics.csv").open() as lines:
-        (row,) = csv.DictReader(lines)
+    (row,) = metrics(folder)
     return {name.removeprefix("test/"): float(value) for name, value in row.items() if name.startswith("test/")}
 
 

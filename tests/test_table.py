@@ -54,6 +54,19 @@ def test_a_table_shows_the_worst_images_first(
         assert np.abs(shown - by_path[row["path"]].permute(1, 2, 0).numpy()).mean() < 12  # as JPEG
 
 
+def test_of_many_images_some_are_shown_evenly_spaced(paintings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(paintings.parent))
+    monkeypatch.setattr("callbacks.table.NUM_IMAGES", 3)
+    file = CONFIGS / "colorization" / "4_shallow_adam.yaml"
+    main(tiny("fit", paintings, "--trainer.max_epochs=1", "--trainer.logger=false", config=file))
+    run = main(tiny("test", paintings, "--ckpt_path=last", "--data.init_args.batch_size=2", config=file))
+    files = read_wandb(run.run_folder)["artifact"][0]["manifest"]["contents"]
+    (path,) = [one["local_path"] for one in files if one["path"].endswith(".json")]
+    images = run.datamodule.images("val")
+    expected = [images.store.paths()[row] for row in images.rows[[0, 2, 5]]]
+    assert sorted(row[-1] for row in json.loads(Path(path).read_text())["data"]) == sorted(expected)
+
+
 class WithoutCompare(ConvVAE):
     compare = property()  # as if there were none
 

@@ -1,5 +1,4 @@
 import contextlib
-import csv
 import os
 import pty
 import re
@@ -23,16 +22,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 import train
 from datamodules import FruitsDataModule
 from datamodules.demo import fruits as demo
-from tests.world import CONFIGS, last, live_in, read_wandb, tiny, write_fruits
+from tests.world import CONFIGS, last, live_in, metrics, read_wandb, tiny, write_fruits
 from train import PigmentCLI, main
 from vae import ConvVAE
 
 pytestmark = pytest.mark.usefixtures("wandb_offline")
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as lines:
-        return list(csv.DictReader(lines))
 
 
 def test_a_run_leaves_everything_in_one_folder_and_says_where(fruits: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +38,7 @@ def test_a_run_leaves_everything_in_one_folder_and_says_where(fruits: Path, capf
     said = capfd.readouterr().out
     for pattern in re.findall(r"runs/\S+", said[said.index("Run  ") :]):
         assert list(Path().glob(pattern)), pattern
+    assert re.findall(r"^(\S+) +(?:runs/|wandb )", said, re.MULTILINE) == ["Run", "Best", "Last", "Pictures", "W&B"]
     assert re.search(r"Best +runs/.*/best-epoch\d+.ckpt\n", said)
     assert re.search(r"W&B +wandb sync runs/.*/wandb/offline-run-\*\n", said)
 
@@ -166,13 +161,16 @@ def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def test_what_the_user_says_of_a_run_stays(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "NUM_IMAGES", {"Training": 1, "Test": 1})
     monkeypatch.setenv("WANDB_NOTES", "a walk")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "ours")
     wandb.teardown()  # or it would ignore the variable
     arguments = tiny("fit", Path("null"), "--trainer.max_epochs=1", "--trainer.logger.tags=[mine]")
     run = main([*arguments, "--trainer.logger.name=My run"])
     said = read_wandb(run.run_folder)["run"][0]
-    wanted = ("My run", "vae · demo", "a walk", ["mine", "vae", "demo"])
+    wanted = ("My run", "ours", "a walk", ["mine", "vae", "demo"])
     assert (said["display_name"], said["run_group"], said["notes"], said["tags"]) == wanted
     saved = run.run_folder / "config.yaml"
+    monkeypatch.delenv("WANDB_RUN_GROUP")
+    wandb.teardown()
     again = main(["fit", f"--config={saved}", f"--data.init_args.root={fruits}", "--seed_everything=5"])
     said = read_wandb(again.run_folder)["run"][0]
     wanted = ("My run", "ConvVAE · fruits", "a walk", ["mine", "vae"])
@@ -198,12 +196,15 @@ def test_validate_and_test_give_the_checkpoints_metrics(vae_run: PigmentCLI) -> 
     assert tested["test/psnr"].item() == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-4)
 
 
-@pytest.mark.usefixtures("first")
-def test_ckpt_path_last_is_the_newest_run(fruits: Path) -> None:
-    newest = main(tiny("fit", fruits, "--seed_everything=1", "--trainer.max_epochs=1"))
-    validated = main(tiny("validate", fruits, "--ckpt_path=last"))
-    expected = newest.model.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
+def test_ckpt_path_last_is_the_checkpoint_that_was_written_last(first: Path, fruits: Path) -> None:
+    second = main(tiny("fit", fruits, "--seed_everything=1", "--trainer.max_epochs=1"))
+    for run_folder in (second.run_folder, first):
+        checkpoint = run_folder / "checkpoints" / "last.ckpt"
+        if run_folder == first:
+            os.utime(checkpoint, (2e9, 2e9))  # seconds: in the future
+        validated = main(tiny("validate", fruits, "--ckpt_path=last"))
+        expected = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in validated.model.state_dict().items())
 
 
 def test_a_checkpoint_made_without_the_command_line_will_do(fruits: Path) -> None:
@@ -508,12 +509,15 @@ def test_nothing_is_asked_at_a_terminal_when_nobody_is_logged_in(fruits: Path, t
     assert b"Enter your choice" not in said
 
 
-def test_every_command_has_the_shared_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    defaults = yaml.safe_load((CONFIGS / "defaults.yaml").read_text())
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_every_command_has_the_shared_defaults(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    defaults = yaml.safe_load((CONFIGS / "defaults.yaml").read_text())["trainer"]
     with pytest.raises(SystemExit):
-        main(["test", f"--config={CONFIGS / 'vae.yaml'}", "--print_config"])
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["trainer"]["precision"] == defaults["trainer"]["precision"]
+        main([stage, f"--config={CONFIGS / 'vae.yaml'}", "--print_config"])
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert trainer["precision"] == defaults["precision"]
+    (save_last,) = [one for one in trainer["callbacks"] if one["class_path"].endswith("SaveLast")]
+    assert save_last["init_args"]["every_n_minutes"] == 10
 
 
 def test_a_working_directory_that_is_not_text_is_named(

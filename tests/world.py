@@ -1,5 +1,6 @@
 """The building blocks of the tests' small world."""
 
+import csv
 import io
 import json
 import os
@@ -96,9 +97,9 @@ def write_bad_files(root: Path, whole: bytes) -> dict[str, str]:
         "empty.jpg": "empty file",
         "text.jpg": "not an image",
         "bomb.png": "decompression bomb",
-        "large.png": "9400 x 9400 pixels, may have",
+        "large.png": "9400 x 9400 pixels, may have 80,000,000",
         "pipe.jpg": "a pipe",
-        "one pixel.png": "1 x 1 pixels",
+        "one pixel.png": "1 x 1 pixels, needs 8 x 8",
         "dangling.png": "no such file",
         "itself.png": "symbolic links",
     }
@@ -140,6 +141,12 @@ def tiny(stage: str, root: Path, *more: str, config: Path = CONFIGS / "vae.yaml"
 def last(run: Any) -> Path:
     """Return the last checkpoint of a run."""
     return run.run_folder / "checkpoints" / "last.ckpt"
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's ``metrics.csv``."""
+    with (folder / "metrics.csv").open() as lines:
+        return list(csv.DictReader(lines))
 
 
 def read_wandb(folder: Path) -> dict[str, list[dict[str, Any]]]:
