@@ -111,7 +111,7 @@ def test_test_compares_samples_training_images_and_reconstructions_with_the_test
         for measure, value in expected.items():
             assert found[f"{name}_{measure}"] == pytest.approx(float(value), abs=1e-3), (name, measure)
         distance = kernel_distance(real_color, color)
-        assert found[f"{name}_kid"] == pytest.approx(distance, rel=0.2), name  # of random subsets
+        assert found[f"{name}_kid"] == pytest.approx(distance, rel=0.2, abs=0.01), name  # of random subsets
         first, second = (Texture()(some).double().mean(dim=0) for some in (real, images))
         assert found[f"{name}_texture_fid"] >= 0.99 * (first - second).square().sum(), name
 
