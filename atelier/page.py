@@ -20,7 +20,7 @@ from system.hardware import within_memory
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the visitor's own: nothing is fetched
 MONOSPACE = ("ui-monospace", "Consolas", "monospace")
 THEME = gr.themes.Default(primary_hue="orange", neutral_hue="stone", font=FONTS, font_mono=MONOSPACE).set(
-    body_text_color_subdued="*neutral_500",  # these have the contrast that WCAG asks for, where Gradio's have not
+    body_text_color_subdued="*neutral_500",  # WCAG's contrast, which Gradio's own colors lack
     color_accent="*primary_700",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_dark="*primary_700",

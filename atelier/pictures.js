@@ -1,6 +1,9 @@
 // For a gr.HTML. A click on an element with data-act sends that and its data-what, or the color in the field beside it.
 let byKey;
-document.addEventListener('pointerdown', () => byKey = false, true);
+document.addEventListener('pointerdown', function forget() {  // or a later answer would take the focus from a mouse
+    byKey = false;
+    if (!element.isConnected) document.removeEventListener('pointerdown', forget, true);
+}, true);
 element.addEventListener('click', event => {
     byKey = event.detail == 0;
     const {act, what = element.querySelector('[type=color]')?.value} = event.target.closest('a, [data-act]')?.dataset ?? {};
@@ -22,17 +25,23 @@ let goal, waiting, before;
 const pad = () => element.querySelector('[role=slider]');
 const frame = () => element.querySelector('.pad .frame');
 const ring = () => element.querySelector('i').style;
+function here() {
+    const {left, top} = ring();
+    return {x: parseFloat(left) / 100, y: parseFloat(top) / 100};
+}
+function draw({x, y}) {
+    ring().cssText = `left: ${100 * x}%; top: ${100 * y}%`;
+    pad().setAttribute('aria-valuenow', Math.round(100 * x));
+    pad().setAttribute('aria-valuetext', `${Math.round(100 * x)} % across, ${Math.round(100 * y)} % down`);
+}
 function go(x, y) {
-    goal = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y))};
-    const percent = {x: Math.round(100 * goal.x), y: Math.round(100 * goal.y)};
-    ring().cssText = `left: ${100 * goal.x}%; top: ${100 * goal.y}%`;
-    pad().setAttribute('aria-valuenow', percent.x);
-    pad().setAttribute('aria-valuetext', `${percent.x} % across, ${percent.y} % down`);
+    goal = {x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y)), when: performance.now()};
+    draw(goal);
     waiting ??= setTimeout(send, 80);  // not for each pixel of a drag
 }
 function send() {
     clearTimeout(waiting);
-    if (waiting) trigger('input', goal = {...goal, when: performance.now()});
+    if (waiting) trigger('input', before = goal);
     waiting = undefined;
 }
 function follow(event) {
@@ -45,22 +54,23 @@ watch('value', () => {
     byKey = false;
     const line = element.querySelector('[type=range]');
     if (line) line.value = parseFloat(element.style.getPropertyValue('--given') || 50);
-    const when = +pad()?.dataset.when;  // when the picture was pointed into that is drawn here, unless it is new
-    if (when && goal?.when > when) ring().cssText = `left: ${100 * goal.x}%; top: ${100 * goal.y}%`;
+    const when = +pad()?.dataset.when;  // when the spot drawn here was pointed at; 0 in a new picture
+    if (when && goal?.when > when) draw(goal);
 });
 element.addEventListener('pointerdown', event => {
     if (event.button || !event.isPrimary || !frame()?.contains(event.target)) return;
     event.preventDefault();
     pad().focus({preventScroll: true});
     element.setPointerCapture(event.pointerId);
-    before = ring().cssText;
+    before = here();
     if (event.pointerType != 'touch') follow(event);  // a finger may be about to scroll, which cancels this
 });
 for (const goes of ['pointermove', 'pointerup'])
-    element.addEventListener(goes, event => { if (element.hasPointerCapture(event.pointerId)) follow(event); });
-element.addEventListener('pointercancel', () => {
+    element.addEventListener(goes, event => { if (pad() && element.hasPointerCapture(event.pointerId)) follow(event); });
+element.addEventListener('pointercancel', event => {
+    if (!element.hasPointerCapture(event.pointerId)) return;  // it began beside the picture
     waiting = clearTimeout(waiting);
-    if (pad()) ring().cssText = before;
+    if (pad()) draw(before);
 });
 for (const end of ['pointerup', 'keyup']) element.addEventListener(end, send);  // at once: what is pressed next needs the place
 element.addEventListener('keydown', event => {
@@ -68,6 +78,6 @@ element.addEventListener('keydown', event => {
         Home: [-50, 0], End: [50, 0], PageUp: [0, -10], PageDown: [0, 10]}[event.key];
     if (!step || event.target !== pad()) return;
     event.preventDefault();
-    const {left, top} = ring();
-    go(parseFloat(left) / 100 + step[0] / 50, parseFloat(top) / 100 + step[1] / 50);
+    const {x, y} = here();
+    go(x + step[0] / 50, y + step[1] / 50);
 });

