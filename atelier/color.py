@@ -76,8 +76,8 @@ def color_tab(page: gr.Blocks, models: Models, examples: list[Path]) -> None:
         """Show what can be wished for here, and the command that makes the same picture."""
         colorizer = models.load(easel.shown, Colorizer)
         takes_hints = isinstance(colorizer, PaletteColorizer)
-        file, model = escape(easel.path.name), escape(easel.views[easel.shown].name)
-        about = f"**{file}**, {easel.size} pixels, colored by {model}."
+        name, model = escape(easel.path.name), escape(easel.views[easel.shown].name)
+        about = f"**{name}**, {easel.size} pixels, colored by {model}."
         if easel.in_color:
             about += " Its own colors are not used."
         if not takes_hints:
