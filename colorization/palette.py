@@ -81,8 +81,8 @@ class PaletteColorizer(Colorizer):
         weight_decay: float,
         warmup_steps: int,
         backbone: str | None,
-        weights: str | None,
         freeze_encoder: bool,
+        weights: str | None = None,  # which is left out where it no longer matters
         dropout: float = 0.0,  # which older checkpoints do not have
     ) -> None:
         if not 0 <= dropout < 1:

@@ -167,6 +167,17 @@ def test_only_a_finished_palette_colorizer_can_come_with_the_project(
     assert not Path("out.safetensors").exists()
 
 
+def test_the_file_of_an_encoder_that_learned_does_not_say_where_it_began(ckpt: Path) -> None:
+    whole = torch.load(ckpt)
+    settings = {**whole["hyper_parameters"], "freeze_encoder": False, "weights": "mine/last.ckpt"}
+    torch.save({**whole, "hyper_parameters": settings}, "learned.ckpt")
+    assert convert(["learned.ckpt", "--out=learned.safetensors"]) == 0
+    assert b"mine/last.ckpt" not in Path("learned.safetensors").read_bytes()
+    root, config = write_paintings(Path("paintings")), CONFIGS / "colorization" / "10_palette.yaml"
+    options = ["--ckpt_path=learned.safetensors", "--model.init_args.freeze_encoder=false"]
+    assert train(tiny("test", root, *options, config=config)).model.scales == (1.5, 1)
+
+
 @pytest.mark.usefixtures("comes_with_it")
 def test_without_a_checkpoint_it_says_which_model_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(draw(Path("a.png"))) == 0

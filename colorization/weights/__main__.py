@@ -25,6 +25,8 @@ def main(args: Sequence[str] | None = None) -> int:
         model, checkpoint = load_model(options.ckpt, PaletteColorizer)
         if model.curve is None:
             raise PigmentError(f"'{options.ckpt}' was never validated, which calibrates its vividness: train it longer")
+        if not model.freeze_encoder:  # it has learned, so it does not matter where it began
+            del checkpoint["hyper_parameters"]["weights"]
         write_safetensors(checkpoint, options.out, LARGEST)
     return command.status
 
