@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from system.atomic import writing
 
@@ -35,11 +36,11 @@ def data_url(image: Image.Image, kind: str, **options: Any) -> str:
 
 def grid(images: Tensor, columns: int) -> Image.Image:
     """Lay out images (B, 3, H, W) in [0, 1] in rows, as 8-bit RGB."""
-    return mosaic(images.cpu(), len(images), columns)
+    return to_pil_image(make_grid(images.cpu(), columns, padding=MARGIN, pad_value=1))
 
 
 def mosaic(images: Iterable[Tensor], num_images: int, columns: int) -> Image.Image:
-    """Lay out images (3, H, W) in [0, 1], all of one size, in rows with white margins; a single one gets none.
+    """Lay out images (3, H, W) in [0, 1], all of one size, as :func:`grid` does.
 
     It takes them one by one, so they need not be in memory all at once.
     """

@@ -164,7 +164,6 @@ def test_a_finger_that_scrolls_moves_nothing_and_one_that_taps_moves_the_ring(pa
     box = pad.locator(".frame").bounding_box()
     touch("touchStart", (box["x"] + 0.2 * box["width"], box["y"] + 0.6 * box["height"]))
     touch("touchEnd")
-    assert ring.evaluate(place) != before
     press(page, "Put your own color")
     *_, hint = command_for(page, "--hint")
     assert float(hint.split(",")[0]) == pytest.approx(0.2, abs=0.02)
