@@ -49,7 +49,7 @@ def fruit_tabs(models: Models) -> None:
     opened, found, kept = gr.State(""), gr.State(), gr.State({})  # the first changes only when the model is there
     with gr.Tab("Fruit") as tab, gr.Row():
         with gr.Column(scale=4, min_width=320):
-            path = gr.Dropdown([], label="Model")
+            path = gr.Dropdown([], label="Model", info="It knows the fruits that it learned from, and no others.")
             with gr.Tab("Map"):
                 kind = gr.Dropdown([], label="Kind", info="Choose one to see a typical fruit.", visible=False)
                 chart = gr.HTML(js_on_load=SCRIPT)
@@ -181,9 +181,12 @@ def fruit_tabs(models: Models) -> None:
         seen = HTML.figure(to_pil_image(image[0].cpu()), SEEN)
         return seen, *jump_to(path, own)
 
-    def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> tuple[Any, ...]:
-        moved = there(found).moved(moves, load(path))
-        return lay_out(path, {**kept, path: [*kept.get(path, []), moved][:NUM_CORNERS]})
+    def keep_one(path: str, found: Found | None, kept: Kept, *moves: float) -> Any:
+        moved, ours = there(found).moved(moves, load(path)), kept.get(path, [])
+        if any(moved.code.equal(code) for _, code in ours):
+            gr.Info("This fruit is kept already.")
+            return gr.skip()
+        return lay_out(path, {**kept, path: [*ours, moved][:NUM_CORNERS]})
 
     def let_go(path: str, kept: Kept, chosen: gr.EventData) -> tuple[Any, ...]:
         number, ours = int(chosen.what), there(kept.get(path))

@@ -10,6 +10,7 @@ from atelier.shared import AT_ONCE, EACH, HTML, SCRIPT
 from resuming.loggers import sync_command
 from study.models import Models
 from study.overview import Row, Run, find_runs, headings_of
+from system.errors import PigmentError
 
 LARGEST_FIRST = ("PSNR", "Epochs", "When")  # at the first click, so that the best comes first
 Order = tuple[str, bool]  # the heading to sort by, and whether the largest comes first
@@ -56,5 +57,8 @@ def table_of(rows: Sequence[Row], order: Order, chosen: list[str], left_out: dic
 
 
 def side(name: str, run: Run) -> str:
-    config = (run.folder / "config.yaml").read_text()
+    try:
+        config = (run.folder / "config.yaml").read_text()
+    except FileNotFoundError:
+        raise PigmentError(f"the run {name} was deleted just now; choose a different one") from None
     return HTML.side(name, run, sync_command(run.folder), run.pictures(), config)

@@ -106,7 +106,7 @@ class Easel:
         if self.in_color:
             truth, ours = (to_tensor(small(one))[None].to(colorizer.device) for one in (self.original, colored))
             measured = colorizer.compare(truth, ours)
-            figures = f"CIEDE2000 {float(measured['CIEDE2000']):.1f}, PSNR {float(measured['PSNR']):.1f} dB"
+            figures = f"Here: CIEDE2000 {float(measured['CIEDE2000']):.1f}, PSNR {float(measured['PSNR']):.1f} dB"
         self.views[checkpoint] = view._replace(wishes=wishes, colored=colored, figures=figures)
 
     def wishes(self, colorizer: Colorizer) -> dict[str, Any]:
