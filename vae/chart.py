@@ -65,7 +65,7 @@ class Chart(NamedTuple):
         """
         places = find_places(torch.stack([code for _, code in fruits]), vae)
         low, high = places.aminmax(dim=0)
-        middle, reach = (low + high) / 2, ((high - low) / 2).clamp(min=1e-6)
+        middle, reach = (low + high) / 2, ((high - low) / 2).clamp(min=1e-3)  # less is rounding
         shares = (places - middle) / reach
         typical, free = find_typical(fruits), list[int]()
         for index in [*typical.values(), *range(len(fruits))]:
