@@ -14,7 +14,7 @@ from resuming.callback import share_statistics
 class AverageWeights(WeightAveraging):
     """Average weights and BatchNorm's statistics exponentially; validation, checkpoints, and use take the average.
 
-    The average forgets faster at the start: after n steps, its decay is n / (n + 10), as long as ``decay`` is more.
+    The average forgets faster at the start: after n steps, its decay is n / (n + 10), until that exceeds ``decay``.
 
     Args:
         decay: how much of the average is left after a step, from 0 to less than 1.
@@ -65,6 +65,12 @@ class AverageWeights(WeightAveraging):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
         share_statistics(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the average a little longer than Lightning does: in this hook, others draw what they see."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is not None:  # otherwise Lightning warns, though the checkpoint's weights are averaged

@@ -2,12 +2,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from callbacks import AverageWeights
 from colorization import PaletteColorizer
-from tests.test_colorizer import SCRATCH, fit, skies_and_fields
+from tests.test_colorizer import SCRATCH, fit, make_trainer, skies_and_fields
+
+
+class Look(Callback):
+    """Look at the weights when validation is over, as pictures do."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.seen = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
 
 
 class Follow(AverageWeights):
@@ -40,6 +48,16 @@ def test_weights_and_statistics_are_averaged_and_all_else_is_as_it_was_last() ->
         if name not in is_averaged:
             expected = follow.steps[-1][name].double()
         assert torch.allclose(got.double(), expected, atol=1e-5), name
+
+
+def test_what_draws_after_validation_sees_the_average_wherever_it_is_listed() -> None:
+    model, follow, before, after = PaletteColorizer(**SCRATCH), Follow(decay=0.6), Look(), Look()
+    images: DataLoader[Tensor] = DataLoader(skies_and_fields(4, size=32), batch_size=4)
+    trainer = make_trainer(max_steps=3, callbacks=[before, follow, after])
+    trainer.fit(model, images, images)
+    assert any(not torch.equal(last, follow.seen[name]) for name, last in follow.steps[-1].items())
+    for look in (before, after):
+        assert all(torch.equal(tensor, follow.seen[name]) for name, tensor in look.seen.items())
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -39,8 +39,8 @@ SCRATCH: dict[str, Any] = {
 }
 
 
-def fit(model: Colorizer, images: Tensor, max_steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
-    trainer = Trainer(
+def make_trainer(max_steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         max_steps=max_steps,
         callbacks=list(callbacks),
@@ -49,6 +49,10 @@ def fit(model: Colorizer, images: Tensor, max_steps: int, callbacks: Sequence[Ca
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def fit(model: Colorizer, images: Tensor, max_steps: int, callbacks: Sequence[Callback] = ()) -> Trainer:
+    trainer = make_trainer(max_steps, callbacks)
     trainer.fit(model, DataLoader(images, batch_size=len(images)))
     return trainer
 
