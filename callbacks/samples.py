@@ -55,9 +55,9 @@ class FitSamplers(Callback):
         if trainer.is_global_zero:
             images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
             is_last = trainer.current_epoch + 1 == trainer.max_epochs
-            num_images = min(max(self.num_images, MAX_FITTED) if is_last else self.num_images, len(images))
+            indices = evenly_spaced(images, max(self.num_images, MAX_FITTED) if is_last else self.num_images)
             with trainer.precision_plugin.forward_context():  # as fast as training
-                pl_module.fit_samplers(batches(trainer, images, num_images))
+                pl_module.fit_samplers(batches(trainer, images, indices))
         pl_module.codes = trainer.strategy.broadcast(pl_module.codes)
 
 
@@ -115,11 +115,12 @@ class MeasureSamples(Callback):
             rank_zero_info(f"Samples: not measured. There are {there_are}; 2 of each are needed.")
             return
         num_compared = min(num_real, self.num_samples, len(images))
-        training = torch.cat([describe(batch, self.net) for batch in batches(trainer, images, len(images))])
+        everything = batches(trainer, images, torch.arange(len(images)))
+        training = torch.cat([describe(batch, self.net) for batch in everything])
         held_out = trainer.test_dataloaders.dataset  # type: ignore[union-attr]
         compared = {
-            "training": batches(trainer, images, self.num_samples),
-            "reconstruction": map(pl_module.reconstruct, batches(trainer, held_out, self.num_samples)),
+            "training": self._share(trainer, images),
+            "reconstruction": map(pl_module.reconstruct, self._share(trainer, held_out)),
         }
         for sampler in get_args(Sampler) if pl_module.codes else ("prior",):
             compared[sampler] = self._samples(trainer, pl_module, sampler)
@@ -136,6 +137,12 @@ class MeasureSamples(Callback):
             values["kid"] = values["kid"][0]  # the mean over subsets, without its deviation
             measured = {f"test/{name}_{measure}": value.float() for measure, value in values.items()}
             pl_module.log_dict(measured, sync_dist=True)  # the same in all processes
+
+    def _share(self, trainer: Trainer, images: Images) -> Iterator[Tensor]:
+        """Yield this process's share of up to ``num_samples`` images in batches; all, if each cannot have one."""
+        indices = evenly_spaced(images, self.num_samples)
+        share = indices[trainer.global_rank :: trainer.world_size] if len(indices) >= trainer.world_size else indices
+        return batches(trainer, images, share)
 
     def _samples(self, trainer: Trainer, pl_module: Any, sampler: Sampler) -> Iterator[Tensor]:
         """Yield this process's share of the samples in batches, each with its own seed."""
@@ -194,7 +201,7 @@ def sample_quality(training: Tensor, num_compared: int) -> MetricCollection:
     return MetricCollection(measures, compute_groups=False)
 
 
-def batches(trainer: Trainer, images: Images, num_images: int) -> Iterator[Tensor]:
-    """Yield a number of images, evenly spaced through a set, as batches on the device."""
-    for indices in evenly_spaced(images, num_images).split(BATCH):
-        yield trainer.strategy.batch_to_device(images.__getitems__(indices.tolist()))
+def batches(trainer: Trainer, images: Images, indices: Tensor) -> Iterator[Tensor]:
+    """Yield images of a set as batches on the device."""
+    for some in indices.split(BATCH):
+        yield trainer.strategy.batch_to_device(images.__getitems__(some.tolist()))
