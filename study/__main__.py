@@ -8,13 +8,12 @@ from pathlib import Path
 
 from cli.arguments import ArgumentParser, local_path, positive, seed
 from cli.quiet import quiet_lightning
-from cli.run import in_plain_words
 from study.overview import print_runs
 from study.page import write_page
 from study.training import CONFIGS, train_all
 from system.command import Command
 from system.errors import shown
-from system.hardware import within_memory
+from system.hardware import USE_CPU, within_memory
 
 RUN = """\
 Train models one after the other, or one on each GPU, each through train.py. Finished models are skipped, stopped ones
@@ -70,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return command.status
         quiet_lightning()
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        with in_plain_words(), within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
+        with within_memory(USE_CPU):
             print(f"Page  {shown(write_page(options.out))}")
     return command.status
 

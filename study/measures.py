@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import AlexNet_Weights
@@ -69,6 +70,8 @@ def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningMod
                     metrics |= perceptual_differences(model, family.data, network)
             tested = Tested(run, None if others else model, metrics)
         except Exception as error:  # a damaged folder, or one from another version, raises all sorts of errors
+            if isinstance(error, MemoryError) or is_oom_error(error):
+                raise
             left_out[str(run)] = reason(error)
         else:
             family.models[run.model] = [*others, tested]

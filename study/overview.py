@@ -31,15 +31,11 @@ class Run(NamedTuple):
     num_epochs: int  # of training; 0 for a run that only validates or tests
     best: dict[str, float]  # by heading
     in_wandb: str | None  # see find_in_wandb
+    changed: float = 0.0  # when its checkpoint was written, in seconds; before the first, when it began
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
-    def changed(self) -> float:
-        """When its checkpoint was written, in seconds; before the first, when it began."""
-        return (self.checkpoint if self.checkpoint.exists() else self.folder / "config.yaml").stat().st_mtime
 
     @property
     def label(self) -> str:
@@ -118,8 +114,9 @@ def in_text(value: object) -> str:
 
 def run_folders(root: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(root):
+        folders[:] = [folder for folder in folders if folder != "wandb"]  # which has files of the same name
         if "config.yaml" in files:
-            folders.clear()  # W&B keeps files of the same name below
+            folders.clear()
             yield Path(path)
 
 
@@ -127,7 +124,9 @@ def find_run(folder: Path) -> Run:
     """Read a run, unless the files have not changed that say what it is; a damaged one raises all sorts of errors."""
     files = [folder / "config.yaml", folder / METRICS_FILE]
     files += [path for logs in ("wandb/*run-*", "wandb/run-*/files/output.log") for path in folder.glob(logs)]
-    return read_run(folder, *(path.stat().st_mtime_ns if path.exists() else 0 for path in files))
+    run = read_run(folder, *(path.stat().st_mtime_ns if path.exists() else 0 for path in files))
+    last_written = run.checkpoint if run.checkpoint.exists() else folder / "config.yaml"
+    return run._replace(changed=last_written.stat().st_mtime)
 
 
 @lru_cache(maxsize=1000)

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import re
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 import wandb
 from PIL import Image
 from torch import Tensor
+from wandb.util import make_artifact_name_safe
 
 from colorization import Colorizer
 from colorization.colorizer import BASELINES
@@ -25,7 +25,7 @@ from study.measures import Family, Tested, difference, held_out, measure, summar
 from study.runs import find_runs, model_of
 from study.training import CONFIGS, as_parsed
 from system.atomic import make_folders, writing
-from system.errors import PigmentError, shown
+from system.errors import PigmentError, reason, shown
 from system.templates import read_template
 from vae import VAE
 
@@ -54,7 +54,7 @@ def write_page(study: Path) -> Path:
     """Write ``study.html`` and ``study.csv``, log them to W&B, and return the page.
 
     Raises:
-        PigmentError: if no run in the study can be used, or the files cannot be written.
+        PigmentError: if no run in the study can be used, the files cannot be written, or W&B does not take them.
     """
     name = study.resolve().name
     page, figures = study / "study.html", study / "study.csv"
@@ -80,7 +80,10 @@ def write_page(study: Path) -> Path:
         file.write(template.render(context))
     tested = [one for family in (colorizers, vaes) if family for several in family.models.values() for one in several]
     write_csv(figures, tested)
-    log_to_wandb(name, page, figures)
+    try:
+        log_to_wandb(name, page, figures)
+    except wandb.Error as error:
+        raise PigmentError(f"'{page}' is written, but W&B does not take it: {reason(error)}") from error
     return page
 
 
@@ -225,7 +228,7 @@ def log_to_wandb(study: str, page: Path, figures: Path) -> None:
         print(shown(f"W&B: offline, {offline_because}. To upload the page later: {sync_command(folder)}"))
     with wandb.init(project="pigment", job_type="study", name=f"{study} page", dir=folder) as run:
         run.log({"study": wandb.Html(page, inject=False)})
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{study}-page"), type="study")
+        artifact = wandb.Artifact(make_artifact_name_safe(f"{study}-page"), type="study")
         for path in (page, figures):
             artifact.add_file(str(path))
         run.log_artifact(artifact)

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "colorization").glob("*.yaml"), key=by_number)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 1.0  # seconds between two looks at a run
+LONGEST_TAG = 64  # characters that W&B takes
 OURS = {  # options of train.py that a study sets itself
     "--trainer.max_epochs": "use --epochs",
     "--data.root": "use --root",
@@ -107,7 +108,7 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
         if short(option) in OURS:
             raise PigmentError(f"{option} cannot be given here: {OURS[short(option)]}")
     tasks = []
-    sizes: dict[str, int] = {}  # of the images of each kind, which all its models must share
+    sizes: dict[str, int | None] = {}  # of the images of each kind, which all its models must share
     for seed in dict.fromkeys(options.seeds):
         for path in options.configs:
             config = read_config(path)
@@ -119,9 +120,8 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
                 "--trainer.enable_progress_bar=false",
                 "--ckpt_path=last",
             ]
-            data = config["data"]
-            size = options.size or sizes.setdefault(class_name(data), data["init_args"].get("size"))
-            for name, value in (("root", options.root), ("size", size)):
+            kind = class_name(config["data"])
+            for name, value in (("root", options.root), ("size", sizes.get(kind, options.size))):
                 if value is not None:
                     arguments.append(f"--data.init_args.{name}={value}")
             if options.epochs:
@@ -130,8 +130,10 @@ def plan(options: Namespace, more: list[str]) -> list[Task]:
                 given = SCRATCH.keys() & config["model"]["init_args"]
                 arguments += [f"--model.init_args.{name}={SCRATCH[name]}" for name in sorted(given)]
             arguments += more
+            settings = kept(as_parsed(arguments))
+            sizes.setdefault(kind, settings.get("size"))
             num_epochs = options.epochs or int(config["trainer"]["max_epochs"])
-            tasks.append(Task(run, num_epochs, kept(as_parsed(arguments)), arguments))
+            tasks.append(Task(run, num_epochs, settings, arguments))
     return tasks
 
 
@@ -169,7 +171,8 @@ def train_one(task: Task, device: dict[str, str], stopping: Event, bar: "tqdm[An
     if num_shown == task.num_epochs:
         return ""
     run.folder.mkdir(parents=True, exist_ok=True)
-    tags = [run.folder.parents[1].name, *filter(None, [os.environ.get("WANDB_TAGS")])]  # the study's, and the user's
+    study = run.folder.resolve().parents[1].name.replace(",", " ")[:LONGEST_TAG]
+    tags = [study, *filter(None, [os.environ.get("WANDB_TAGS")])]
     names = {"WANDB_TAGS": ",".join(tags), "WANDB_NAME": str(run)}
     start = time.monotonic()
     with run.log.open("ab") as log:

@@ -32,7 +32,7 @@ from datamodules import PaintingsDataModule
 from images.drawing import grid
 from resuming.checkpoints import data_of, load_model
 from resuming.loggers import METRICS_FILE, read_metrics
-from study import training
+from study import measures, training
 from study.__main__ import main, make_parser
 from study.claims import CLAIMS, Check, Claim, Figure, assess, decide
 from study.measures import difference, held_out, load_lpips, perceptual_differences
@@ -67,6 +67,8 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     tenth, other = Path("10_tenth.yaml"), Path("4_shallow_adam.yaml")
     for path, lr in ((tenth, "-1"), (other, "0.1")):
         path.write_text(SHALLOW.read_text().replace("lr: 0.001", f"lr: {lr}"))
+    Path("first, small").mkdir()
+    Path("study").symlink_to("first, small")
     given = ["run", f"--root={paintings}", "--out=study", *SMALL]
     run = Run(Path("study", "4_shallow_adam", "seed0").absolute())
     threading.Thread(target=stop_once_it_has_learned, args=(run,), daemon=True).start()
@@ -84,7 +86,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_names_what_fails(
     assert [int(row["epoch"]) for row in rows if "train/loss" in row] == list(range(num_epochs))
     assert len([path for path in run.folder.iterdir() if path.is_dir()]) == 1  # one run, which resumed
     for described in (record for record in read_wandb(run.run_folder)["run"] if "tags" in record):
-        assert described["tags"] == ["study", "mine", "too", "colorization"]
+        assert described["tags"] == ["first  small", "mine", "too", "colorization"]
         assert described["display_name"] == "4_shallow_adam, seed 0"
 
     times = run.times.read_text()
@@ -145,8 +147,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as world:
         live_in(folder, world)
+        Path("étude").mkdir()
+        Path("study").symlink_to("étude")
         train_models(write_paintings(folder / "paintings"), write_fruits(folder / "fruits"))
-        Path("study/wandb").mkdir()  # what an earlier page left
+        Path("study/wandb/run-1/files").mkdir(parents=True)  # what an earlier page left
+        Path("study/wandb/run-1/files/config.yaml").write_text("_wandb: {}")
         world.setenv("WANDB_MODE", "offline")
         wandb.teardown()  # forgets the mode that it saw first
         assert main(["page", "--out=study"]) == 0
@@ -263,9 +268,11 @@ def test_list_says_what_each_run_reached_the_newest_first(
         os.utime(run / "config.yaml", (0, 1e9 - age))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.yaml").write_text("model:")
+    shutil.copytree(study / "wandb", tmp_path / "wandb")
     assert main(["list", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert said.err.startswith("torn is left out: ")
+    (left_out,) = said.err.splitlines()
+    assert left_out.startswith("torn is left out: ")
     heading, *lines = said.out.splitlines()
     for line, folder in zip(lines, ("10_palette/seed0", "4_shallow_adam/seed1", "vae/seed0"), strict=True):
         assert f"  {folder}  " in line
@@ -350,7 +357,32 @@ def test_weights_and_biases_has_the_page(study: Path) -> None:
     records = read_wandb(study)
     logged = [page.read_text() for folder in records["folder"] for page in folder["path"].glob("media/html/*.html")]
     assert (study / "study.html").read_text() in logged
-    assert {record["name"] for record in records["artifact"]} == {"study-page"}
+    assert {record["name"] for record in records["artifact"]} == {"_tude-page"}
+
+
+def test_a_page_that_weights_and_biases_refuses_is_written(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**settings: Any) -> None:
+        raise wandb.errors.CommError("permission denied")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    shutil.copytree(study / "4_shallow_adam" / "seed0", "small/4_shallow_adam/seed0")
+    assert main(["page", "--out=small"]) == 2
+    expected = "error: 'small/study.html' is written, but W&B does not take it: permission denied"
+    assert expected in capsys.readouterr().err
+    assert "4_shallow_adam" in Path("small/study.html").read_text()
+
+
+def test_without_memory_a_page_says_what_to_do(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*args: Any) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr(measures, "test", fill)
+    assert main(["page", f"--out={study}"]) == 2
+    assert "error: out of memory. Set CUDA_VISIBLE_DEVICES= to use the CPU." in capsys.readouterr().err
 
 
 def test_a_study_that_is_not_there_or_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -493,8 +525,8 @@ def test_a_config_needs_neither_root_nor_size() -> None:
     config["data"] = {"class_path": "datamodules.PaintingsDataModule"}
     Path("short.yaml").write_text(yaml.safe_dump(config))
     for given, size in ([], 128), (["--size=16"], 16):
-        (task,) = planned("--configs=short.yaml", *given)
-        assert {"root": None, "size": size}.items() <= task.settings.items()
+        for task in planned("--configs", "short.yaml", str(SHALLOW), *given):
+            assert {"root": None, "size": size}.items() <= task.settings.items()
 
 
 def test_a_mistake_in_a_config_is_named_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
