@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from benchmarks import bare, ours
 from benchmarks.systems import DEVICE, SYSTEMS, WARM_UP, Figures, Measured, machine, multiply, run, say, synchronize
+from system.errors import reason
 from system.hardware import computes_bfloat16
 
 SECONDS = 0.7  # how long a measurement of speed takes, if an epoch has enough steps
@@ -131,6 +132,8 @@ def attempt(one: Measurement, *options: str) -> dict[str, Any]:
     except SystemExit as error:
         told = said.getvalue() + str(error)  # what train.py says in this process, or in others
         return {"failed": re.split("error: ", told, flags=re.IGNORECASE)[-1].partition("\n")[0]}
+    except Exception as error:  # a compiler or a kernel may fail in a bare step, and the others are still to come
+        return {"failed": reason(error)}
 
 
 def measure(one: Measurement, *options: str) -> Figures:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -80,11 +80,16 @@ def test_use_is_measured() -> None:
     assert figures["with_files_s"] > figures["in_memory_s"] > figures["hint_s"] > 0
 
 
+def break_down() -> NoReturn:
+    raise RuntimeError("no kernel")
+
+
 def test_a_gpu_is_measured_and_every_figure_is_kept_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = SYSTEMS["A"]._replace(size=16, options=("--data.init_args.size=16",))
     monkeypatch.setitem(SYSTEMS, "A", small)
+    monkeypatch.setitem(SYSTEMS, "broken", small._replace(make=break_down))
     monkeypatch.setattr(gpu, "NUM_IMAGES", {16: 80})
     monkeypatch.setattr(gpu, "SECONDS", 0.0)  # one step
     out = tmp_path / "benchmarks.json"
@@ -99,9 +104,10 @@ def test_a_gpu_is_measured_and_every_figure_is_kept_at_once(
             yield Measurement(Setting("A", 4, "32-true"), way, "waiting")
         yield Measurement(Setting("A", 1, "32-true"), "ours")
         yield Measurement(Setting("A", 1, "32-true"), "ours", "waiting")
+        yield Measurement(Setting("broken", 4, "32-true"), "bare")
 
     gpu.main(out, measurements())
-    *measured, failed = rows()
+    *measured, failed, broken = rows()
     assert [row["way"] for row in measured] == ["bare", "ours"]
     for row in measured:
         assert (row["system"], row["batch_size"], row["precision"]) == ("A", 4, "32-true")
@@ -109,6 +115,7 @@ def test_a_gpu_is_measured_and_every_figure_is_kept_at_once(
         assert row["waits"] == pytest.approx(1 - row["busy_s_per_image"] * row["images_per_second"])
         assert (row["busy_s_per_image"] > 0) == (row["gpu_gb"] > 0) == torch.cuda.is_available()
     assert "batch_size is 1, must be 2 or more" in failed["failed"]
+    assert broken["failed"] == "no kernel"
     said = capsys.readouterr().out
     assert f"torch: {torch.__version__}" in said
     speeds = [f"{row['images_per_second']:,.0f}" for row in measured]
