@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.media import media_folder, publish
 from callbacks.schedule import is_due
 from datamodules.folder import spread_out
-from images.drawing import COLUMNS, film_strip, grid, save_png
+from images.drawing import COLUMNS, FILM_EPOCHS, film_strip, grid, save_png
 from modes import evaluating
 from system.signals import Interrupted
 from vae.chart import BATCH, NUM_CHARTED, latent_map
@@ -53,7 +53,7 @@ class EpochPicture(Callback, ABC):
 
 
 class EpochImages(EpochPicture):
-    """A grid of images after an epoch, and after the run a film strip with a row of each grid: ``media/<name>.png``."""
+    """A grid of images after an epoch, and after the run a film strip with a row of some: ``media/<name>.png``."""
 
     num_rows: int
     film_row: int  # the row of each grid that the film strip shows
@@ -75,7 +75,8 @@ class EpochImages(EpochPicture):
         grids = sorted((self.media / self.name).glob("epoch_*.png"))
         if trainer.is_global_zero and grids:
             film = film_strip(grids, self.num_rows, self.film_row, self.fixed_rows, self.headings(pl_module))
-            publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}", "a row for each epoch")
+            caption = f"up to {FILM_EPOCHS} epochs, evenly spaced"
+            publish(film, self.media / f"{self.name}.png", trainer, f"film/{self.name}", caption)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Interrupted) and trainer.current_epoch > 0:

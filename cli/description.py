@@ -54,7 +54,8 @@ def is_demo(config: Namespace) -> bool:
 def what_counts(config: Namespace) -> dict[str, Any]:
     """Return the settings that decide what a run learns, as ``model.lr`` or ``data.size``.
 
-    The only path of the machine is the data's root. The Trainer's settings are those that differ from its defaults.
+    The only paths of the machine are the data's root, and a file with the model's weights. The Trainer's settings are
+    those that differ from its defaults.
     """
     defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
     trainer = {

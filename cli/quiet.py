@@ -6,7 +6,7 @@ import warnings
 WARNINGS = (
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6 with torch 2.15
     "The dirpath has changed",  # a checkpoint was copied out of its run: only later epochs can be the best
-    "You're resuming from a checkpoint that ended before the epoch ended",  # so does the data
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the data goes on there, too
     "The .* does not have many workers",  # a store needs none
     "Checkpoint directory .* exists and is not empty",  # a resumed run continues in its own
     "Metric `Kernel Inception Distance` will save all extracted features",  # a few MB

@@ -185,8 +185,9 @@ class PigmentCLI(LightningCLI):
         wandb_args.version = self.run_id
         wandb_args.job_type = self.subcommand
         wandb_args.resume = "allow"
-        if wandb_args.mode in (None, "online"):  # a run that repeats this one from its config must not inherit the mode
-            self.offline_because, wandb_args.mode = go_offline_if_necessary(), None
+        if wandb_args.mode == "online":  # a run that repeats this one from its config must not inherit the mode
+            wandb_args.mode = None
+        self.offline_because = go_offline_if_necessary(wandb_args.mode)
 
     def instantiate_classes(self) -> None:
         try:
@@ -307,5 +308,6 @@ def in_plain_words() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise PigmentError(
-            f"{error}. The last checkpoint is whole; free some space, then resume with --ckpt_path last."
+            f"{error}. Free some space. What lies in the run's folder checkpoints is whole, and --ckpt_path goes on from "
+            "it."
         ) from error

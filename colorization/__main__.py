@@ -20,7 +20,7 @@ from resuming.checkpoints import load_model
 from system.atomic import make_folders
 from system.command import Command
 from system.errors import PigmentError, reason, shown
-from system.hardware import within_memory
+from system.hardware import USE_CPU, within_memory
 
 DESCRIPTION = """\
 Colorize images. The model predicts color at the size it was trained at, and the color is laid over the lightness at
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     with Command() as command:
         options = parser.parse_args(args)
-        with within_memory("Set CUDA_VISIBLE_DEVICES= to use the CPU."):
+        with within_memory(USE_CPU):
             outputs, passed_over = plan(options.paths, options.out)
             if options.hint and len(outputs) > 1:
                 raise PigmentError(f"--hint is about one picture, got {len(outputs):,}; colorize that one on its own")

@@ -19,6 +19,7 @@ from images.reading import read
 from images.writing import Pixels, keeps_name, write
 from modes import evaluating
 from system.errors import reason, shown
+from system.hardware import USE_CPU, within_memory
 
 STRIP = 2**18  # full-resolution pixels converted at a time; more would not fit in the cache
 LONGEST = 8  # times the model's size, at most, for a scaled side; without a limit, one thin image could fill the memory
@@ -43,7 +44,8 @@ def colorize_files(colorizer: Colorizer, outputs: dict[Path, Path], **wishes: An
     for image, output in tqdm(outputs.items(), desc="Colorizing", unit="image"):
         try:
             picture = read(image)
-            write(picture._replace(pixels=colorize(colorizer, picture.pixels, **wishes)), output)
+            with within_memory(USE_CPU):
+                write(picture._replace(pixels=colorize(colorizer, picture.pixels, **wishes)), output)
             for note in picture.notes.values():
                 noted[note].append(image)
         except Exception as error:  # damaged files raise all sorts of errors

@@ -65,7 +65,7 @@ def upload(run: Any, trainer: Trainer) -> None:
             names = ", or ".join(f":{alias}" for alias in sorted(itertools.chain(*aliases.values())))
             address = f"{PREFIX}{run.entity}/{run.project}/{run.id}{names}"
             rank_zero_info(shown(f"W&B: has the checkpoints; on any machine, --ckpt_path {address}"))
-    except (wandb.Error, ValueError, OSError) as error:  # on the way to its server, which is no reason to end a run
+    except (wandb.Error, ValueError, OSError) as error:  # a failed upload is no reason to end a run
         rank_zero_info(shown(f"W&B: the checkpoints have not arrived there ({reason(error)})."))
 
 

@@ -115,6 +115,7 @@ class SaveLast(Checkpoint):
     def _listen(self, trainer: Trainer) -> None:
         """Take signals over from Lightning, whose handlers talk to other processes; it restores them when done."""
         self.saved, self.saved_at = position(trainer), time.monotonic()
+        self.begun_from = trainer.ckpt_path  # until a checkpoint is saved
         self.num_calls, self.asked_at, self.ask_every = 0, self.saved_at, 0.0
         take_over_signals(trainer)
         handle(self._receive)
@@ -131,11 +132,8 @@ class SaveLast(Checkpoint):
                 best.hold(trainer)
         if signum:
             name, step = signal.Signals(signum).name, trainer.global_step
-            how = (
-                f"Resume from there with --ckpt_path last: {shown(self.path)}"
-                if step
-                else "There is nothing to save yet."
-            )
+            where = self.begun_from or f"last: {self.path}"
+            how = f"Resume from there with --ckpt_path {shown(where)}" if step else "There is nothing to save yet."
             rank_zero_info(f"\n{name}: stopped after step {step:,}. {how}")  # below the progress bar
             raise Interrupted(signum, trainer.global_rank)
 
@@ -174,7 +172,7 @@ class SaveLast(Checkpoint):
             link(Path(present[0]), self.path)
         for best in self.bests:
             best.remove_superseded(trainer)
-        self.saved, self.saved_at = position(trainer), time.monotonic()
+        self.saved, self.saved_at, self.begun_from = position(trainer), time.monotonic(), None
         self.save_seconds = self.saved_at - begun
 
 

@@ -55,9 +55,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if not is_safetensors(path):
-            return super().load_checkpoint(path, *args, **kwargs)
-        return {**read_checkpoint(path), "pytorch-lightning_version": lightning.__version__}  # which Lightning asks for
+        return read_checkpoint(path) if is_safetensors(path) else super().load_checkpoint(path, *args, **kwargs)
 
 
 def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: bool = True) -> dict[str, Any]:
@@ -76,23 +74,24 @@ def read_checkpoint(path: str | Path, needed: Collection[str] = TO_USE, verify: 
     try:
         if is_safetensors(path):
             checkpoint = _read_safetensors(path)
-            is_whole = set(needed) <= checkpoint.keys()
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            is_whole = set(needed) <= checkpoint.keys() and not (verify and zipfile.ZipFile(path).testzip())
+            if verify and zipfile.ZipFile(path).testzip():
+                raise ValueError("damaged")
+        found = set(checkpoint.keys())
     except FileNotFoundError:
         raise PigmentError(f"there is no checkpoint '{path}'") from None
     except PermissionError as error:
         raise PigmentError(f"'{path}' cannot be read: {reason(error)}") from None
     except Exception:  # files of other kinds raise all sorts of errors
-        is_whole = False
-    if not is_whole:
-        folder = Path(path).parent
-        others = listed(other for other in folder.glob("*.ckpt") if other != Path(path))
-        raise PigmentError(
-            f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {others}"
-        )
-    return checkpoint
+        found = set()
+    if found >= set(needed):
+        return checkpoint
+    if found >= set(TO_USE):
+        raise PigmentError(f"'{path}' holds a model without its training, so no run can go on from it; use a last.ckpt")
+    folder = Path(path).parent
+    others = listed(other for other in folder.glob("*.ckpt") if other != Path(path))
+    raise PigmentError(f"'{path}' is not a whole checkpoint of this program. Other checkpoints in '{folder}': {others}")
 
 
 def listed(paths: Iterable[Path]) -> str:
@@ -152,7 +151,8 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
     if checkpoint.pop("checksum") != _checksum(tensors):
         raise ValueError("damaged")
     codes = {name.removeprefix(CODES): tensors.pop(name) for name in list(tensors) if name.startswith(CODES)}
-    return {**checkpoint, "state_dict": tensors, "codes": codes or None}
+    version = {"pytorch-lightning_version": lightning.__version__}  # which Lightning asks for
+    return {**checkpoint, **version, "state_dict": tensors, "codes": codes or None}
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
@@ -180,7 +180,13 @@ def load_model(
         if issubclass(kind, family) and saved_class.rpartition(".")[2] in ("", kind.__name__):
             try:
                 model = _rebuild(kind, checkpoint)
-            except Exception:  # another kind's settings or weights raise all sorts of errors
+            except MemoryError:
+                raise
+            except Exception as error:  # another kind's settings or weights raise all sorts of errors
+                if saved_class:
+                    raise PigmentError(
+                        f"'{path}' holds a {saved_class} that cannot be rebuilt: {reason(error)}"
+                    ) from error
                 continue
             return model.to(device or best_device()), checkpoint
     what = f"a {saved_class}" if saved_class else "another kind or version"

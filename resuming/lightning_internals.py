@@ -231,7 +231,7 @@ class SaveBest(ModelCheckpoint):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.follows_save_last = False  # which says so
+        self.follows_save_last = False  # as its setup says
         self.is_epoch_over = False
         self.waiting: dict[str, dict[str, Any] | None] = {}  # checkpoints by path; None until the next epoch starts
         self.superseded: list[str] = []  # paths

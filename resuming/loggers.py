@@ -174,8 +174,12 @@ def need_server(why: str) -> None:
 
 
 @rank_zero_only
-def go_offline_if_necessary() -> str | None:
-    """Make W&B write only to the run's folder if it cannot or should not upload, and return why."""
+def go_offline_if_necessary(mode: Any = None) -> str | None:
+    """Make W&B write only to the run's folder if it cannot or should not upload, and return why.
+
+    Args:
+        mode: what the run's config says; None leaves it to W&B's own settings.
+    """
     here = str(Path(__file__).parents[1])
     settings = wandb.Settings(
         git_root=here,  # otherwise it looks for the commit in the run's folder
@@ -183,6 +187,8 @@ def go_offline_if_necessary() -> str | None:
         x_transaction_log_flush_interval=1,  # seconds that a kill can lose
     )
     try:
+        if mode:
+            settings.mode = mode
         mode = wandb.setup(settings).settings.mode
     except ValueError as error:  # pydantic's; its second and third lines name the setting and the reason
         what = ": ".join(line.strip() for line in str(error).splitlines()[1:3])

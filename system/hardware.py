@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from system.errors import PigmentError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+USE_CPU = "Set CUDA_VISIBLE_DEVICES= to use the CPU."  # a remedy for within_memory
 
 
 def best_device() -> torch.device:

@@ -588,6 +588,18 @@ finally:  # unlike what getrusage says, not the memory of the process that start
 """
 
 
+def test_without_memory_a_line_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*args: Any) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr(pictures, "sketch", fill)
+    Image.new("RGB", (8, 8)).save("a.png")
+    assert main(["a.png", "--out=colorized"]) == 1
+    assert "a.png: out of memory. Set CUDA_VISIBLE_DEVICES= to use the CPU." in capsys.readouterr().err
+
+
 def test_the_command_fits_24_megapixels_in_2_gb_and_says_by_its_status_that_a_file_failed(tmp_path: Path) -> None:
     tile = Image.fromarray(draw(400, 600))
     tile.resize((6000, 4000), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", quality=75)

@@ -2,6 +2,7 @@ import faulthandler
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -484,6 +485,16 @@ def test_a_signal_before_anything_was_trained_ends_the_run_at_once(fruits: Path)
     for signum, status in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
         assert run(tiny("fit", fruits, at("setup", 0, signum=signum))) == status
         assert run(tiny("fit", fruits, at("on_train_batch_start", 0, signum=signum))) == status
+
+
+def test_a_signal_before_anything_is_saved_names_the_checkpoint_that_the_run_came_from(
+    fruits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last(main(tiny("fit", fruits, "--trainer.max_steps=6"))).rename("here.ckpt")  # within epoch 1
+    shutil.rmtree("runs")
+    with pytest.raises(SystemExit, match="143"):
+        main(tiny("fit", fruits, "--ckpt_path=here.ckpt", at("on_train_batch_start", 1, 2)))
+    assert "\nSIGTERM: stopped after step 6. Resume from there with --ckpt_path here.ckpt" in caplog.messages
 
 
 @pytest.mark.parametrize(("when", "step"), [("every_n_train_steps: 2", 2), ("every_n_minutes: 0.00000001", 3)])

@@ -119,7 +119,7 @@ def test_training_cannot_go_on_from_it(file: Path, capsys: pytest.CaptureFixture
     root, config = write_paintings(Path("paintings")), CONFIGS / "colorization" / "10_palette.yaml"
     with pytest.raises(SystemExit, match="2"):
         train(tiny("fit", root, f"--ckpt_path={file}", config=config))
-    assert f"error: '{file}' is not a whole checkpoint of this program" in capsys.readouterr().err
+    assert f"error: '{file}' holds a model without its training, so no run can go on from it" in capsys.readouterr().err
 
 
 def test_a_damaged_or_foreign_file_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

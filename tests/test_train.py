@@ -469,6 +469,18 @@ def test_a_run_without_weights_and_biases_leaves_nothing_of_it(
     assert not list(Path("runs").glob("*/wandb"))
 
 
+def test_a_config_can_keep_weights_and_biases_offline(
+    fruits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    wandb.teardown()
+    ours = {"class_path": "callbacks.ResumableWandbLogger", "init_args": {"project": "pigment", "mode": "offline"}}
+    Path("offline.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [ours]}}))
+    run = main([*tiny("fit", fruits, "--trainer.max_epochs=1"), "--config=offline.yaml"])
+    assert any("W&B: offline, as its settings say. To upload" in said for said in caplog.messages)
+    assert run.trainer.logger.experiment.settings.x_transaction_log_flush_interval == 1
+
+
 def test_neither_a_server_that_does_not_answer_nor_an_inherited_environment_ends_a_run(
     fruits: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from tests.test_images import cells
 from tests.world import CONFIGS, last, tiny
 from train import PigmentCLI
 from train import main as train
-from vae import VAE, ConvVAE
+from vae import VAE, ConvVAE, ResidualVAE
 from vae.__main__ import main
 from vae.chart import THUMBNAIL, Chart, Found, find_places, find_typical
 from vae.play import REACH, Fruit
@@ -240,6 +240,11 @@ def test_fit_gives_a_checkpoint_its_samplers(fruits: Path, capsys: pytest.Captur
     assert draw("sample", Path("new/fitted.ckpt")).shape[:2] == (8, COLUMNS)
     train(tiny("fit", fruits, "--ckpt_path=new/fitted.ckpt"))  # it can also be trained on
 
+    assert main(["fit", f"--ckpt={last(run)}", "--out=fitted.safetensors"]) == 2
+    assert "error: 'fitted.safetensors' must not end in .safetensors" in capsys.readouterr().err
+    assert main(["fit", f"--root={fruits}", "--out=new/shipped.ckpt"]) == 0
+    assert ResidualVAE.load_from_checkpoint("new/shipped.ckpt").codes
+
 
 def test_all_commands_work_on_a_residual_vae(fruits: Path, files: list[Path]) -> None:
     run = train(tiny("fit", fruits, "--trainer.max_epochs=1", config=CONFIGS / "vae_residual.yaml"))
@@ -299,6 +304,7 @@ def test_only_a_vae_with_samplers_can_come_with_the_project(
     [
         (["sample", "--ckpt=none.ckpt"], "there is no checkpoint 'none.ckpt'"),
         (["sample", "--ckpt=text.ckpt"], "'text.ckpt' is not a whole checkpoint of this program"),
+        (["sample", "--ckpt=other.ckpt"], "'other.ckpt' holds a vae.ConvVAE that cannot be rebuilt: "),
         (["reconstruct", "none.jpg"], "'none.jpg' cannot be used: No such file"),
         (["reconstruct", "text.ckpt"], "'text.ckpt' cannot be used: not an image"),
         (["walk", "none.jpg@1"], "'none.jpg' cannot be used: No such file"),
@@ -313,6 +319,7 @@ def test_mistakes_get_a_line(
     arguments: list[str], said: str, vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.ckpt").write_text("I am neither")
+    torch.save({"hyper_parameters": {"_class_path": "vae.ConvVAE"}, "state_dict": {}}, "other.ckpt")
     command, *more = arguments
     assert main([command, f"--ckpt={last(vae_run)}", "--out=grid.png", *more]) == 2
     (line,) = capsys.readouterr().err.splitlines()

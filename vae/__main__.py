@@ -14,7 +14,7 @@ from datamodules.folder import in_batches
 from images.drawing import COLUMNS, grid, mosaic, pairs, save_png
 from modes import evaluating
 from resuming.artifacts import on_this_machine
-from resuming.checkpoints import WholeCheckpointIO, load_model, training_data
+from resuming.checkpoints import WholeCheckpointIO, is_safetensors, load_model, training_data
 from system.atomic import make_folders
 from system.command import Command
 from system.errors import PigmentError, shown
@@ -175,6 +175,8 @@ def neighbors(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """Write a checkpoint whose samplers are fitted to the codes of all training images."""
+    if is_safetensors(options.out):
+        raise PigmentError(f"'{options.out}' must not end in .safetensors: a checkpoint is written")
     vae, checkpoint = load_model(options.ckpt, VAE)
     training = training_data(checkpoint, vae.image_size, options.root).images("train")
     vae.fit_samplers(in_batches(training, vae.device, "Encoding"))
