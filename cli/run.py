@@ -308,6 +308,5 @@ def in_plain_words() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise PigmentError(
-            f"{error}. Free some space. What lies in the run's folder checkpoints is whole, and --ckpt_path goes on from "
-            "it."
+            f"{error}. Free some space, then resume with --ckpt_path: what the run has saved is whole."
         ) from error

@@ -126,7 +126,7 @@ def test_a_full_disk_ends_a_run_in_a_line(fruits: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stop:
         main(tiny("fit", fruits, f"--trainer.callbacks+={__name__}.FillDisk"))
     assert stop.value.code == 2
-    assert "error: [Errno 28] No space left on device. Free some space. What lies in" in capsys.readouterr().err
+    assert "error: [Errno 28] No space left on device. Free some space, then resume" in capsys.readouterr().err
     (checkpoint,) = Path("runs").glob("*/checkpoints/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
 
