@@ -3,11 +3,18 @@
         const {files} = event.clipboardData ?? event.dataTransfer;
         if (!files.length || event.defaultPrevented) return;
         event.preventDefault();  // or the browser would show a dropped file instead of the page
+        const kept = new DataTransfer();  // the event's own files are gone when it is over
+        for (const file of files) kept.items.add(file);
+        give(kept.files, performance.now());
+    };
+    const give = (files, since) => {
         const inputs = [...document.querySelectorAll("input[type=file]")];
         const input = inputs.find(one => one.closest(".block")?.offsetParent);
-        if (!input) return;
-        input.files = files;
-        input.dispatchEvent(new Event("change"));
+        if (input) {
+            input.files = files;
+            input.dispatchEvent(new Event("change"));
+        } else if (performance.now() - since < 5000)  // the box is still busy with the last file
+            setTimeout(give, 50, files, since);
     };
     document.addEventListener("paste", take);
     document.addEventListener("drop", take);
