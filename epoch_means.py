@@ -46,7 +46,10 @@ class LogsMeans(LightningModule):
 
     Attributes:
         means: the epoch's :class:`EpochMean` objects so far, by the names under which they are logged at its end.
+        batch_idx: which of the epoch's batches is being trained on.
     """
+
+    batch_idx: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +57,14 @@ class LogsMeans(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.means.clear()
+
+    def on_train_start(self) -> None:
+        for name, mean in self.means.items():
+            if name.startswith("train/"):  # left by a search for the learning rate or the batch size
+                cast(EpochMean, mean).reset()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.batch_idx = batch_idx
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer: Any = self.trainer

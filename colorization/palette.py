@@ -202,6 +202,7 @@ class PaletteColorizer(Colorizer):
             self._begin_with(read_weights(self.weights, self.net.encoder.name))  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         self.train()  # puts a frozen encoder into eval mode, which Lightning itself does not call
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

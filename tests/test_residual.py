@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LambdaCallback
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -71,6 +71,19 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     trainer.fit(model, DataLoader(torch.rand(4, 3, 16, 16), 2))
     falling = [1e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, *falling[3:]])
+
+
+def test_it_is_zero_at_the_end_however_many_steps_an_epoch_has() -> None:
+    model = ResidualVAE(image_size=16, latent_channels=3, lr=1.0, warmup_steps=0)
+    trainer = make_trainer(max_epochs=4)
+    rates: list[float] = []
+    trainer.callbacks.append(GradientAccumulationScheduler({0: 1, 2: 2}))
+    trainer.callbacks.append(
+        LambdaCallback(on_train_batch_end=lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"]))
+    )
+    trainer.fit(model, DataLoader(torch.rand(4, 3, 16, 16), 2))
+    after = [1, 2, 3, 4, 4, 6, 6, 8]  # batches that have had their step
+    assert rates == pytest.approx([(1 + math.cos(math.pi * batches / 8)) / 2 for batches in after])
 
 
 @pytest.mark.parametrize(

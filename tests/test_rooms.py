@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from its own room and from lower floors, here to the left
-    ("system", "modes", "epoch_means", "learning_rate"),
-    ("images",),
+    ("system", "modes", "epoch_means"),
+    ("images", "learning_rate"),
     ("colorization", "vae", "datamodules"),
     ("resuming",),
     ("callbacks",),
