@@ -62,12 +62,17 @@ class AverageWeights(WeightAveraging):
             if not count.is_floating_point():
                 count.copy_(current)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    # the average is there a little longer than in Lightning: others fit samplers and draw pictures in its two hooks
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
         share_statistics(trainer, pl_module)
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pass
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the average a little longer than Lightning does: in this hook, others draw what they see."""
+        pass
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)

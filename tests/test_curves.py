@@ -29,6 +29,9 @@ def test_validation_now_and_then_is_drawn_where_it_was_and_none_is_no_error(frui
     (curves,) = (callback for callback in run.trainer.callbacks if isinstance(callback, LogCurves))
     assert [epoch for epoch, _ in curves.history["val/loss"]] == [1, 3]
     assert [epoch for epoch, _ in curves.history["train/loss"]] == [0, 1, 2, 3, 4]
+    drawn = sorted(path.name for path in (run.run_folder / "media" / "samples").iterdir())
+    assert drawn == ["epoch_0001.png", "epoch_0003.png"]  # due in epochs 0 and 4, which have no validation
+    assert run.model.codes is not None
     run = main(tiny("fit", fruits, "--trainer.limit_val_batches=0"))
     assert not (run.run_folder / "media" / "curves.png").exists()
 

@@ -11,9 +11,10 @@ from torchvision.transforms.v2 import functional
 
 from callbacks import FitSamplers, MeasureSamples, samples
 from callbacks.samples import Texture
+from resuming.checkpoints import load_model
 from tests.world import CONFIGS, last, metrics, tiny
 from train import PigmentCLI, main
-from vae import ConvVAE
+from vae import VAE, ConvVAE
 from vae.codes import fit_codes
 from vae.metrics import DensityCoverage, NearerThanReal, Pixels
 
@@ -180,6 +181,14 @@ def test_samples_are_drawn_from_the_latest_fit_in_whatever_order_callbacks_are_l
         run = main(tiny("fit", fruits, f"--trainer.callbacks=[{order}]", "--trainer.logger=false"))
         pictures.append((run.run_folder / "media" / "samples" / "epoch_0000.png").read_bytes())
     assert pictures[0] == pictures[1]
+
+
+def test_samplers_are_fitted_to_the_weights_that_are_averaged(fruits: Path) -> None:
+    average = "--trainer.callbacks+={class_path: callbacks.AverageWeights, init_args: {decay: 0.9}}"
+    run = main(tiny("fit", fruits, average, "--trainer.max_epochs=1"))
+    vae, _ = load_model(last(run), VAE)
+    images = torch.stack([*run.datamodule.images("train")]) / 255
+    torch.testing.assert_close(vae.codes.center, vae.eval().encode(images)[0].mean(dim=0).detach())
 
 
 def test_fewer_than_two_images_are_refused() -> None:
