@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,13 @@ import wandb
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -114,6 +121,11 @@ class PigmentCLI(LightningCLI):
         device_type = "cuda" if trainer.accelerator in ("auto", "gpu", "cuda") and start_gpu() else "cpu"
         if trainer.accelerator == "cpu":
             hide_gpus()  # otherwise Lightning starts CUDA all the same, to save its random state
+        others = ["bf16"]  # names for it, as Lightning has it
+        if device_type == "cpu" and not torch.backends.mps.is_available():
+            others += ["16", "16-mixed"]
+        if str(trainer.precision) in others:
+            trainer.precision = "bf16-mixed"
         if trainer.precision == "bf16-mixed" and not computes_bfloat16(device_type):
             faster = " --trainer.precision 16-mixed should be faster." if device_type == "cuda" else ""
             rank_zero_info(
@@ -195,8 +207,10 @@ class PigmentCLI(LightningCLI):
         except ValueError as error:  # constructors check what the config says; jsonargparse wraps what they raise
             self.parser.error(str(error.__cause__ or error))
         except (MisconfigurationException, ImportError) as error:  # a strategy is not installed, say
-            trainer = self.config[self.subcommand].trainer
-            self.parser.error(f"{error} (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})")
+            said, trainer = str(error), self.config[self.subcommand].trainer
+            if isinstance(error, ImportError) or re.search("accelerator|devices|strategy|gpu", said):
+                said += f" (trainer.accelerator is {trainer.accelerator}, devices {trainer.devices})"
+            self.parser.error(said)
         # the saved config repeats the run, which then has another name, and starts from the beginning
         for wandb_args, given in self.given_to_wandb:
             vars(wandb_args).update(given)
@@ -206,8 +220,8 @@ class PigmentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             trainer = super().instantiate_trainer(default_root_dir=self.run_folder, **kwargs)
-        except RuntimeError as error:  # SLURMEnvironment raises it if there is no --ntasks-per-node
-            if "SLURM" not in str(error):
+        except RuntimeError as error:
+            if not re.search("SLURM|stateful callback", str(error)):  # no --ntasks-per-node, or two of a kind
                 raise
             self.parser.error(str(error))
         self._check_processes(trainer)
@@ -222,6 +236,10 @@ class PigmentCLI(LightningCLI):
         bars = (TQDMProgressBar, RichProgressBar)  # Lightning takes the latter where rich is installed, as on Colab
         if "ProgressBar" not in str(self.config[self.subcommand].trainer.callbacks):  # unless one is asked for
             callbacks[:] = [ProgressBar() if type(one) in bars else one for one in callbacks]
+        if self.config[self.subcommand].ckpt_path and self.subcommand == "fit":
+            for callback in callbacks:
+                if isinstance(callback, LearningRateFinder | BatchSizeFinder):  # Lightning would start the run anew
+                    self.parser.error(f"trainer.callbacks: {type(callback).__name__} is only for the start of a run")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.run_folder / "checkpoints")  # Lightning's depends on which logger is first
@@ -259,7 +277,7 @@ class PigmentCLI(LightningCLI):
 
     @rank_zero_only
     def say_where_everything_is(self) -> None:
-        lines = {"Run": str(self.run_folder)}
+        lines = {"Run": str(self.run_folder)} if self.run_folder.exists() else {}  # none under fast_dev_run
         if self.subcommand == "fit":
             for callback in self.trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path).is_file():
@@ -300,10 +318,13 @@ def in_plain_words() -> Iterator[None]:
         raise PigmentError(reason(error)) from error
     except wandb.errors.UsageError as error:
         raise PigmentError(f"W&B refuses a setting: {reason(error)}") from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        raise PigmentError("the checkpoint's settings match, but its weights are not those of this model") from error
+    except (RuntimeError, ValueError) as error:
+        if "loading state_dict" in str(error):
+            said = "the checkpoint's settings match, but its weights are not those of this model"
+            raise PigmentError(said) from error
+        if re.search("Early stopping conditioned|`val_check_interval`", str(error)):
+            raise PigmentError(reason(error)) from error
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -135,7 +135,8 @@ class FolderDataModule(LightningDataModule, ABC):
         self.beginning = epoch, batch_idx
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        before, now = {"overfit_batches": 0, "crop": 1.0, **(self.batches_of_checkpoint or {})}, self.state_dict()
+        older = {"overfit_batches": 0, "crop": 1.0, "size": self.size}  # what checkpoints used to leave out
+        before, now = {**older, **(self.batches_of_checkpoint or {})}, self.state_dict()
         changed = [f"{key} {before.get(key)}, now {now[key]}" for key in now if now[key] != before.get(key)]
         if self.beginning[1] and changed:
             raise PigmentError(
@@ -175,7 +176,7 @@ class FolderDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that determines an epoch's batches."""
         trainer: Any = self.trainer
-        batches = {"batch_size": self.batch_size, "seed": self.seed, "flip": self.flip, "crop": self.crop}
+        batches = {name: getattr(self, name) for name in ("batch_size", "seed", "size", "flip", "crop")}
         batches["overfit_batches"] = trainer.overfit_batches if trainer else 0
         return {**batches, "processes": self._processes()[0], "images": len(self.store.rows["train"])}
 

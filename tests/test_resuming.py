@@ -22,7 +22,7 @@ from colorization import ShallowColorizer
 from colorization.encoders import TimmEncoder, read_weights
 from datamodules import FruitsDataModule
 from tests.world import CONFIGS, last, metrics, read_wandb, tiny
-from train import main
+from train import PigmentCLI, main
 
 COLORIZER = CONFIGS / "colorization" / "4_shallow_adam.yaml"
 PALETTE = COLORIZER.with_name("10_palette.yaml")
@@ -584,9 +584,15 @@ def test_a_signal_while_the_data_is_read_ends_the_run_at_once(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_quick_try_leaves_no_checkpoint(fruits: Path) -> None:
+def test_a_quick_try_leaves_no_checkpoint_and_names_no_folder_that_is_not_there(
+    fruits: Path, vae_run: PigmentCLI, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(tiny("fit", fruits, "--trainer.fast_dev_run=true"))
     assert not list(Path().rglob("*.ckpt"))
+    capsys.readouterr()
+    run = main(tiny("validate", fruits, f"--ckpt_path={last(vae_run)}", "--trainer.fast_dev_run=true"))
+    assert not run.run_folder.exists()
+    assert run.run_folder.name not in capsys.readouterr().out
 
 
 def assert_logged_once(folder: Path, history: list[dict[str, Any]] | None = None) -> None:

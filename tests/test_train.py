@@ -22,6 +22,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 import train
 from datamodules import FruitsDataModule
 from datamodules.demo import fruits as demo
+from tests.test_resuming import callback
 from tests.world import CONFIGS, last, live_in, metrics, read_wandb, tiny, write_fruits
 from train import PigmentCLI, main
 from vae import ConvVAE
@@ -349,6 +350,12 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     later = "--trainer.callbacks+={class_path: callbacks.SaveLast, init_args: {every_n_minutes: 0}}"
     assert "every_n_minutes is 0.0, must be over 0" in refused("fit", later)
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
+    another = "--trainer.callbacks+=callbacks.LogCurves"
+    assert "more than one stateful callback of type `LogCurves`" in refused("fit", another)
+    typo = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val_loss}}"
+    assert "metric `val_loss` which is not available" in refused("fit", typo, "--trainer.max_epochs=1")
+    assert "must be less than or equal to the number" in refused("fit", "--trainer.val_check_interval=100")
+    assert refused("fit", "--trainer.enable_checkpointing=false").endswith("or remove callbacks.")
     assert "seed_everything: must be between 0 and 4294967295, not -1" in refused("fit", "--seed_everything=-1")
     assert "precision is 64-true, must be 32-true or" in refused("fit", "--trainer.precision=64")
     assert "transformer_engine" in refused("fit", "--trainer.precision=transformer-engine")
@@ -442,10 +449,15 @@ def test_a_file_that_is_no_checkpoint_is_refused_without_running_it(
 
 
 def test_precision_is_float32_where_bfloat16_is_only_emulated(fruits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [*tiny("fit", fruits, "--trainer.max_epochs=1"), "--trainer.precision=bf16-mixed"]
-    for has, expected in {True: "bf16-mixed", False: "32-true"}.items():
+    arguments = tiny("fit", fruits, "--trainer.max_epochs=1")
+    for has, asked, expected in (
+        (True, "bf16-mixed", "bf16-mixed"),
+        (False, "bf16-mixed", "32-true"),
+        (False, "bf16", "32-true"),
+        (False, "16-mixed", "32-true"),  # which is bf16-mixed on a CPU
+    ):
         monkeypatch.setattr("cli.run.computes_bfloat16", lambda accelerator, has=has: has)
-        run = main(arguments)
+        run = main([*arguments, f"--trainer.precision={asked}"])
         assert run.trainer.precision == expected
         assert yaml.safe_load((run.run_folder / "config.yaml").read_text())["trainer"]["precision"] == expected
 
@@ -467,6 +479,24 @@ def test_a_run_without_weights_and_biases_leaves_nothing_of_it(
     assert "Pictures  " in said
     assert "W&B" not in said
     assert not list(Path("runs").glob("*/wandb"))
+
+
+class CountImages(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.number = int(pl_module.means["train/loss"].num_images)
+
+
+def test_a_search_for_the_learning_rate_leaves_no_trace_and_is_only_for_the_start(
+    fruits: Path, refused: Callable[..., str]
+) -> None:
+    search = callback("LearningRateFinder", "num_training_steps: 3, max_lr: 0.001")
+    run = main(tiny("fit", fruits, "--trainer.max_epochs=1", search, f"--trainer.callbacks+={__name__}.CountImages"))
+    (count,) = (one for one in run.trainer.callbacks if isinstance(one, CountImages))
+    assert count.number == len(run.datamodule.images("train"))
+    rows = metrics(run.run_folder)
+    said = "trainer.callbacks: LearningRateFinder is only for the start of a run"
+    assert said in refused("fit", search, "--ckpt_path=last")
+    assert metrics(run.run_folder) == rows
 
 
 def test_a_config_can_keep_weights_and_biases_offline(
