@@ -355,7 +355,9 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     typo = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val_loss}}"
     assert "metric `val_loss` which is not available" in refused("fit", typo, "--trainer.max_epochs=1")
     assert "must be less than or equal to the number" in refused("fit", "--trainer.val_check_interval=100")
-    assert refused("fit", "--trainer.enable_checkpointing=false").endswith("or remove callbacks.")
+    assert refused("fit", "--trainer.enable_checkpointing=false").endswith(
+        "in callbacks list."
+    )  # and nothing of devices
     assert "seed_everything: must be between 0 and 4294967295, not -1" in refused("fit", "--seed_everything=-1")
     assert "precision is 64-true, must be 32-true or" in refused("fit", "--trainer.precision=64")
     assert "transformer_engine" in refused("fit", "--trainer.precision=transformer-engine")
