@@ -352,12 +352,8 @@ def test_mistakes_end_in_a_line_that_helps(refused: Callable[..., str]) -> None:
     assert "optimizer" in refused("fit", "--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
     another = "--trainer.callbacks+=callbacks.LogCurves"
     assert "more than one stateful callback of type `LogCurves`" in refused("fit", another)
-    typo = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val_loss}}"
-    assert "metric `val_loss` which is not available" in refused("fit", typo, "--trainer.max_epochs=1")
-    assert "must be less than or equal to the number" in refused("fit", "--trainer.val_check_interval=100")
-    assert refused("fit", "--trainer.enable_checkpointing=false").endswith(
-        "in callbacks list."
-    )  # and nothing of devices
+    said = refused("fit", "--trainer.enable_checkpointing=false")
+    assert said.endswith("found `ModelCheckpoint` in callbacks list.")  # and nothing of devices
     assert "seed_everything: must be between 0 and 4294967295, not -1" in refused("fit", "--seed_everything=-1")
     assert "precision is 64-true, must be 32-true or" in refused("fit", "--trainer.precision=64")
     assert "transformer_engine" in refused("fit", "--trainer.precision=transformer-engine")
@@ -481,6 +477,12 @@ def test_a_run_without_weights_and_biases_leaves_nothing_of_it(
     assert "Pictures  " in said
     assert "W&B" not in said
     assert not list(Path("runs").glob("*/wandb"))
+
+
+def test_mistakes_that_show_late_get_a_line_too(refused: Callable[..., str]) -> None:
+    typo = callback("EarlyStopping", "monitor: val_loss")
+    assert "metric `val_loss` which is not available" in refused("fit", typo, "--trainer.max_epochs=1")
+    assert "must be less than or equal to the number" in refused("fit", "--trainer.val_check_interval=100")
 
 
 class CountImages(Callback):
