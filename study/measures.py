@@ -70,7 +70,7 @@ def measure(runs: list[Run], left_out: dict[str, str]) -> dict[type[LightningMod
                     metrics |= perceptual_differences(model, family.data, network)
             tested = Tested(run, None if others else model, metrics)
         except Exception as error:  # a damaged folder, or one from another version, raises all sorts of errors
-            if isinstance(error, MemoryError) or is_oom_error(error):
+            if isinstance(error, MemoryError) or is_oom_error(error):  # which most others would meet, too
                 raise
             left_out[str(run)] = reason(error)
         else:
