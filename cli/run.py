@@ -172,7 +172,9 @@ class PigmentCLI(LightningCLI):
         if folder:
             remedy += f", or use its run's own config: --config {folder / 'config.yaml'}"
         limit = config.trainer.max_epochs
-        if self.subcommand == "fit" and limit is not None and 0 <= limit < (num := finished_epochs(checkpoint)):
+        one_more = "StochasticWeightAveraging" in str(config.trainer.callbacks)  # which it adds
+        num = finished_epochs(checkpoint) - one_more if self.subcommand == "fit" else 0
+        if limit is not None and 0 <= limit < num:
             self.parser.error(f"trainer.max_epochs is {limit}, but '{config.ckpt_path}' has had {num}; give more")
         given = {**config.model.init_args, "_class_path": config.model.class_path}
         for name, value in checkpoint["hyper_parameters"].items():

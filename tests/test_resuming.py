@@ -287,6 +287,16 @@ def test_a_run_that_runs_out_of_time_goes_on_with_more(paintings: Path) -> None:
     assert_same(only("stopped"), expected=only("runs"), apart_from=".Timer.")
 
 
+def test_a_finished_run_with_an_epoch_more_for_its_average_ends_at_once(fruits: Path) -> None:
+    swa = callback("StochasticWeightAveraging", "swa_lrs: 0.01, swa_epoch_start: 1, device: null")
+    arguments = tiny("fit", fruits, swa)
+    assert run(arguments) == 0
+    checkpoint = only("runs") / "checkpoints" / "last.ckpt"
+    trained = checkpoint.read_bytes()
+    assert run([*arguments, GO_ON]) == 0
+    assert checkpoint.read_bytes() == trained
+
+
 def test_a_run_that_stops_within_an_epoch_says_how_to_go_on(fruits: Path, caplog: pytest.LogCaptureFixture) -> None:
     stopped = main(tiny("fit", fruits, "--trainer.max_steps=6"))
     said = "\nStopped within epoch 1, after step 6. To go on, raise the limit that stopped it, and resume with "
