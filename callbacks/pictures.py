@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.media import media_folder, publish
-from callbacks.schedule import is_due_in_validation
+from callbacks.schedule import is_due
 from datamodules.folder import spread_out
 from images.drawing import COLUMNS, FILM_EPOCHS, film_strip, grid, save_png
 from modes import evaluating
@@ -46,7 +46,7 @@ class EpochPicture(Callback, ABC):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         is_watched = trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero
-        if is_watched and is_due_in_validation(trainer, self.every_n_epochs):
+        if is_watched and is_due(trainer, self.every_n_epochs):
             path = self.media / self.name / f"epoch_{trainer.current_epoch:04d}.png"
             caption = f"epoch {trainer.current_epoch}: {self.caption}"
             publish(self.picture(trainer, pl_module), path, trainer, self.name, caption)

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from callbacks.schedule import is_due_in_validation
+from callbacks.schedule import is_due
 from colorization.encoders import PACKAGE, TimmEncoder, read_weights
 from datamodules.folder import Images, evenly_spaced
 from system.errors import PigmentError
@@ -51,7 +51,7 @@ class FitSamplers(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         is_fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if not (is_fitting and is_due_in_validation(trainer, self.every_n_epochs)):
+        if not (is_fitting and is_due(trainer, self.every_n_epochs)):
             return
         if trainer.is_global_zero:
             images = trainer.datamodule.images("train")  # type: ignore[attr-defined]
